@@ -1,0 +1,1 @@
+"""Checkpoints: safe loading, and released layouts turned into ours."""

@@ -1,0 +1,187 @@
+"""External attention: attention of pixels to a small learned memory.
+
+Source: Guo et al., "Beyond Self-attention: External Attention using Two Linear Layers
+for Visual Tasks", arXiv 2105.02358, eq. 7 to 11 and Algorithm 1; the output projection
+is EANet's. Feature maps stay channel-first, ``(..., C, N)``: no transposition is paid.
+
+Two facts make it cheaper than it is printed:
+
+* Between the query projection W and M_k there is nothing non-linear, nor between M_v
+  and the output projection W_o. So ``M_k W`` and ``W_o M_v``, each S x C, can be
+  multiplied first and applied to the N pixels afterwards: `order='folded'`. Autograd
+  goes through the two small products, so training folds as well.
+* Double normalisation (softmax over pixels, then L1 norm over slots) is one softmax
+  over slots of the logits less their log-sum-exp over pixels, which cannot divide 0
+  by 0.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Normalization = Literal['double', 'softmax']
+Order = Literal['auto', 'folded', 'plain']
+
+NORMALIZATIONS = ('double', 'softmax')
+ORDERS = ('auto', 'folded', 'plain')
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        expected = ', '.join(repr(choice) for choice in choices)
+        raise ValueError(f'{name} must be one of {expected}, got {value!r}')
+
+
+def normalize_logits(
+    logits: Tensor, *, normalization: Normalization = 'double', eps: float = 0.0
+) -> Tensor:
+    """Turns logits into attention to the slots (eq. 9 to 11).
+
+    Both reductions run in float32 or better whatever comes in, under autocast too: in
+    half precision their sums over thousands of pixels overflow or round away.
+
+    Args:
+        logits: ``(..., S, N)``.
+        normalization: 'double' for softmax over pixels then L1 norm over slots,
+            'softmax' for softmax over slots, which is what self-attention does over its
+            keys.
+        eps: Added to the L1 norm: 0 as in eq. 11, 1e-9 as in the released weights'
+            code, where pixels far below every slot's maximum get less than weight 1.
+            Only double normalisation has it.
+
+    Returns:
+        Attention of the same shape and type; with ``eps=0`` it sums to 1 over slots.
+
+    Raises:
+        ValueError: If ``normalization`` is unknown, or ``eps`` is negative or given for
+            'softmax'.
+    """
+    check_choice('normalization', normalization, NORMALIZATIONS)
+    if eps < 0 or (eps and normalization != 'double'):
+        raise ValueError(
+            "eps must be >= 0, and 0 unless normalization='double', "
+            f'got eps={eps} with normalization={normalization!r}'
+        )
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    scores = logits.to(dtype)
+    if normalization == 'double' and eps:
+        attn = scores.softmax(dim=-1)  # over pixels
+        attn = attn / (eps + attn.sum(dim=-2, keepdim=True))  # over slots
+    else:
+        if normalization == 'double':
+            scores = scores - scores.logsumexp(dim=-1, keepdim=True)  # over pixels
+        attn = scores.softmax(dim=-2)  # over slots
+    return attn.to(logits.dtype)
+
+
+def external_attention(
+    x: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    logit_bias: Tensor | None = None,
+    normalization: Normalization = 'double',
+    eps: float = 0.0,
+) -> Tensor:
+    """Attention of every pixel to S memory slots (eq. 7 and 8).
+
+    Args:
+        x: Features, ``(..., C, N)``.
+        key: Memory M_k, ``(S, C)``.
+        value: Memory M_v, ``(S, D)``.
+        logit_bias: Added to the logits of each slot, ``(S,)``.
+        normalization: As in :func:`normalize_logits`.
+        eps: As in :func:`normalize_logits`.
+
+    Returns:
+        Attended features, ``(..., D, N)``.
+
+    Raises:
+        ValueError: If shapes do not fit, or as in :func:`normalize_logits`.
+    """
+    if key.ndim != 2 or value.ndim != 2 or key.shape[0] != value.shape[0]:
+        raise ValueError(
+            'key must be (S, C) and value (S, D) with the same S, '
+            f'got {tuple(key.shape)} and {tuple(value.shape)}'
+        )
+    if x.ndim < 2 or x.shape[-2] != key.shape[1]:
+        raise ValueError(
+            f'x must be (..., {key.shape[1]}, N) to fit key {tuple(key.shape)}, '
+            f'got {tuple(x.shape)}'
+        )
+    logits = key @ x  # (..., S, N)
+    if logit_bias is not None:
+        logits = logits + logit_bias.unsqueeze(-1)
+    attn = normalize_logits(logits, normalization=normalization, eps=eps)
+    return value.T @ attn
+
+
+def external_attention_block(
+    x: Tensor,
+    query_weight: Tensor,
+    query_bias: Tensor | None,
+    key: Tensor,
+    value: Tensor,
+    out_weight: Tensor,
+    *,
+    normalization: Normalization = 'double',
+    eps: float = 0.0,
+    order: Order = 'auto',
+) -> Tensor:
+    """Query projection, external attention, output projection (Algorithm 1, EANet).
+
+    Both orders are the same function of the same parameters. Folding is the cheaper one
+    exactly when there are more pixels than slots.
+
+    Under double normalisation a query bias moves all of a slot's logits by the same
+    amount, which the softmax over pixels ignores. It stays in the autograd graph, with
+    zero gradient: a parameter outside of it stops distributed training.
+
+    Args:
+        x: Features, ``(..., C, N)``.
+        query_weight: W, ``(D, C)``.
+        query_bias: b, ``(D,)``, or None.
+        key: Memory M_k, ``(S, D)``.
+        value: Memory M_v, ``(S, D)``.
+        out_weight: W_o, ``(C, D)``.
+        normalization: As in :func:`normalize_logits`.
+        eps: As in :func:`normalize_logits`.
+        order: 'folded' multiplies the weights first, 'plain' follows the paper,
+            'auto' takes the cheaper.
+
+    Returns:
+        ``(..., C, N)``.
+
+    Raises:
+        ValueError: If ``order`` is unknown, or as in :func:`external_attention`.
+    """
+    check_choice('order', order, ORDERS)
+    if order == 'auto':
+        order = 'folded' if x.shape[-1] > key.shape[0] else 'plain'
+    if order == 'plain':
+        query = query_weight @ x
+        if query_bias is not None:
+            query = query + query_bias.unsqueeze(-1)
+        out = external_attention(
+            query, key, value, normalization=normalization, eps=eps
+        )
+        return out_weight @ out
+
+    folded_key = key @ query_weight  # (S, C)
+    folded_value = value @ out_weight.T  # (S, C)
+    logit_bias = None
+    if query_bias is not None:
+        if normalization == 'double':
+            folded_key = folded_key + 0 * query_bias.sum()
+        else:
+            logit_bias = key @ query_bias
+    return external_attention(
+        x,
+        folded_key,
+        folded_value,
+        logit_bias=logit_bias,
+        normalization=normalization,
+        eps=eps,
+    )

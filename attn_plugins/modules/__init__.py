@@ -1,0 +1,5 @@
+"""``nn.Module`` layers: parameters and one call into ``attn_plugins.functional``."""
+
+from .external import EANeck, ExternalAttention2d
+
+__all__ = ['EANeck', 'ExternalAttention2d']

@@ -1,0 +1,205 @@
+"""External attention as a layer for feature maps, and as a neck.
+
+Source: Guo et al., "Beyond Self-attention: External Attention using Two Linear Layers
+for Visual Tasks", arXiv 2105.02358: eq. 7 to 11, Algorithm 1, Fig. 3.
+
+Differences from the released EANet:
+
+* The projections are folded into the memories (see ``attn_plugins.functional``): same
+  parameters, same function, about a ninth of the multiplications.
+* ``eps`` is 0 as in eq. 11, not 1e-9; set it for released weights.
+* On a CPU the released code keeps both memories in one storage, so they stay tied until
+  the model is moved. Here they start equal, as its author intended, and have a storage
+  each; ``tied=True`` is eq. 5 and 6, one memory for both.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..functional.external import (
+    NORMALIZATIONS,
+    Normalization,
+    Order,
+    check_choice,
+    external_attention_block,
+)
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f'{name} must be a positive integer, got {size!r}')
+
+
+class ExternalAttention2d(nn.Module):
+    """EANet's attention block: ``relu(x + norm(W_o EA(W x)))``.
+
+    It keeps the shape of any ``(B, C, H, W)`` map, so it can stand anywhere in a
+    network; its cost grows linearly with the number of pixels.
+
+    Args:
+        in_channels: Channels of the map.
+        num_slots: Slots S of the memory.
+        mid_channels: Width D of queries and memory slots; None for ``in_channels``.
+        normalization: 'double' (eq. 9 to 11) or 'softmax' (over slots).
+        eps: Added to the L1 norm of double normalisation.
+        tied: One memory as key and value (eq. 5 and 6) rather than two (eq. 7 and 8).
+        order: 'auto', 'folded' or 'plain': speed only, the numbers are the same.
+        norm_layer: Makes the last norm from a channel count.
+
+    Raises:
+        ValueError: If a size is not positive, a choice is unknown, or the input's
+            channels are not ``in_channels``.
+
+    Example:
+        >>> layer = ExternalAttention2d(512, num_slots=64)
+        >>> layer(torch.rand(2, 512, 33, 47)).shape
+        torch.Size([2, 512, 33, 47])
+    """
+
+    # mmcv names a plugin layer after this, so that state dicts do not follow renames.
+    _abbr_ = 'external_attention'
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_slots: int = 64,
+        *,
+        mid_channels: int | None = None,
+        normalization: Normalization = 'double',
+        eps: float = 0.0,
+        tied: bool = False,
+        order: Order = 'auto',
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        mid_channels = in_channels if mid_channels is None else mid_channels
+        _check_positive(
+            in_channels=in_channels, num_slots=num_slots, mid_channels=mid_channels
+        )
+        check_choice('normalization', normalization, NORMALIZATIONS)
+        self.in_channels = in_channels
+        self.num_slots = num_slots
+        self.normalization = normalization
+        self.eps = eps
+        self.order = order
+        self.query = nn.Linear(in_channels, mid_channels)
+        self.key = nn.Linear(mid_channels, num_slots, bias=False)
+        self.value = None if tied else nn.Linear(num_slots, mid_channels, bias=False)
+        self.out = nn.Linear(mid_channels, in_channels, bias=False)
+        self.norm = norm_layer(in_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights as EANet does; both memories start equal."""
+        for linear in (self.query, self.key, self.out):
+            # The released initialisation: variance 2 / width, for the memories too.
+            nn.init.normal_(linear.weight, std=(2 / self.query.out_features) ** 0.5)
+        nn.init.zeros_(self.query.bias)
+        if self.value is not None:
+            with torch.no_grad():
+                self.value.weight.copy_(self.key.weight.T)
+
+    def init_weights(self) -> None:
+        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'ExternalAttention2d(in_channels={self.in_channels}) expects '
+                f'(B, {self.in_channels}, H, W), got {tuple(x.shape)}'
+            )
+        attended = external_attention_block(
+            x.flatten(2),
+            self.query.weight,
+            self.query.bias,
+            self.key.weight,
+            self.key.weight if self.value is None else self.value.weight.T,
+            self.out.weight,
+            normalization=self.normalization,
+            eps=self.eps,
+            order=self.order,
+        )
+        return F.relu(x + self.norm(attended.view_as(x)))
+
+    def extra_repr(self) -> str:
+        return (
+            f'in_channels={self.in_channels}, num_slots={self.num_slots}, '
+            f'normalization={self.normalization!r}, eps={self.eps}, '
+            f'tied={self.value is None}, order={self.order!r}'
+        )
+
+
+class EANeck(nn.Module):
+    """External attention at the end of chosen backbone stages, over any backbone.
+
+    The paper's "+1EA" for detectors is the last of a ResNet's four stages. In a config
+    it stands before the detector's own neck::
+
+        neck=[dict(type='EANeck', in_channels=[256, 512, 1024, 2048]), dict(type='FPN')]
+
+    Args:
+        in_channels: Channels of each map that the backbone returns.
+        stages: Indices of the maps that get attention; negative ones count from the
+            last.
+        num_slots: Slots S of each memory.
+        **layer_options: Further options of :class:`ExternalAttention2d`.
+
+    Raises:
+        ValueError: If a stage does not exist or is named twice, or the number of maps
+            is not ``len(in_channels)``.
+
+    Example:
+        >>> neck = EANeck([64, 128], stages=(1,))
+        >>> maps = neck((torch.rand(1, 64, 8, 9), torch.rand(1, 128, 4, 5)))
+        >>> [tuple(x.shape) for x in maps]
+        [(1, 64, 8, 9), (1, 128, 4, 5)]
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        stages: Sequence[int] = (-1,),
+        num_slots: int = 64,
+        **layer_options,
+    ) -> None:
+        super().__init__()
+        count = len(in_channels)
+        for stage in stages:
+            if not -count <= stage < count:
+                raise ValueError(
+                    f'stages must lie in [{-count}, {count}) for the {count} maps of '
+                    f'in_channels={list(in_channels)}, got {stage}'
+                )
+        indices = [stage % count for stage in stages]
+        if len(set(indices)) < len(indices):
+            raise ValueError(f'stages must differ, got {tuple(stages)}')
+        self.in_channels = list(in_channels)
+        self.layers = nn.ModuleDict(
+            {
+                str(index): ExternalAttention2d(
+                    in_channels[index], num_slots, **layer_options
+                )
+                for index in sorted(indices)
+            }
+        )
+
+    def init_weights(self) -> None:
+        """Keeps a parent's ``init_cfg`` from initialising the layers its own way."""
+        for layer in self.layers.values():
+            layer.init_weights()
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if len(inputs) != len(self.in_channels):
+            raise ValueError(
+                f'EANeck(in_channels={self.in_channels}) expects '
+                f'{len(self.in_channels)} maps, got {len(inputs)}'
+            )
+        return tuple(
+            self.layers[str(index)](x) if str(index) in self.layers else x
+            for index, x in enumerate(inputs)
+        )
