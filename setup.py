@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    # Importing the package would need torch, which a build machine may lack.
+    text = (ROOT / 'attn_plugins/version.py').read_text()
+    return re.search(r"__version__ = '(.+)'", text).group(1)
+
+
+def read_readme() -> str:
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.exists() else ''
+
+
+# mmengine imports pkg_resources, which setuptools 82 removed. mmdet 3.3.0 and
+# mmsegmentation 1.2.2 refuse mmcv 2.2.
+MM = ['mmengine>=0.10.7,<1', 'mmcv>=2.1,<2.2', 'setuptools<82']
+EXTRAS = {
+    'det': [*MM, 'mmdet>=3.3,<4'],
+    'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex'],
+    'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
+    'test': ['pytest', 'ruff'],
+}
+EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
+
+setup(
+    name='attn_plugins',
+    version=read_version(),
+    description='External attention, LESA and GSA for mmsegmentation and mmdetection',
+    long_description=read_readme(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['attn_plugins*']),
+    # `.mim/configs` and `.mim/tools` link to the folders of the repository: there `mim`
+    # looks, in a wheel and in an editable install alike.
+    package_data={'attn_plugins': ['py.typed', '.mim/**/*']},
+    exclude_package_data={'attn_plugins': ['.mim/**/__pycache__/*']},
+    # Never the mm distributions: a maintained fork ships the same modules under other
+    # names, and a hard dependency would install the originals over it.
+    install_requires=['torch>=2.6'],
+    extras_require=EXTRAS,
+    zip_safe=False,
+)
