@@ -1,0 +1,140 @@
+"""What the command-line tools share: arguments, config, checks before any time is lost.
+
+The tools stay on mmengine's own path, ``Config.fromfile`` and ``Runner.from_cfg``, so
+the stock tools of mmseg, mmdet and mmpretrain do the same with the same configs.
+"""
+
+import argparse
+import contextlib
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+
+class LaunchError(ValueError):
+    """A mistake in the command or the config, found before anything was started."""
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that training and testing share, named as in mmdet/mmseg."""
+    parser.add_argument('--work-dir', help='folder of logs, checkpoints and metrics')
+    parser.add_argument(
+        '--data-root',
+        help='folder of the data set, in place of the data_root in the config',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=2 '
+        'model.pretrained=None key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes of a distributed job were started',
+    )
+    # torchrun sets LOCAL_RANK; older launchers pass one of these.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Loads ``args.config`` and applies the common arguments to it.
+
+    Raises:
+        LaunchError: If the file does not exist.
+    """
+    if not os.path.isfile(args.config):
+        raise LaunchError(f'there is no config file {args.config}')
+    # mmengine asks pkg_resources for every external base config.
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.data_root:
+        for dataset in _datasets(cfg):
+            dataset.data_root = args.data_root
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    default_work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir
+    return cfg
+
+
+def _datasets(cfg: Config, *splits: str) -> list[dict]:
+    """Lists the data sets of the given splits (all by default), wrappers opened."""
+
+    def leaves(dataset: dict) -> list[dict]:
+        inner = dataset.get('datasets') or [dataset.get('dataset')]
+        return [leaf for d in inner for leaf in leaves(d)] if inner[0] else [dataset]
+
+    dataloaders = (
+        cfg.get(f'{split}_dataloader') for split in splits or ('train', 'val', 'test')
+    )
+    return [leaf for loader in dataloaders if loader for leaf in leaves(loader.dataset)]
+
+
+def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
+    """Checks that every folder and list file that the data sets name is there.
+
+    Args:
+        cfg: The config.
+        *splits: 'train', 'val' and 'test', those that are going to be used.
+        labels: Whether label maps and annotation files must exist too.
+
+    Raises:
+        LaunchError: If one is missing; it shows the expected layout, and how to point
+            elsewhere.
+    """
+    paths: dict[str, None] = {}
+    for dataset in _datasets(cfg, *splits):
+        root = dataset.get('data_root') or ''
+        prefixes = dict(dataset.get('data_prefix') or {})
+        if not labels:
+            prefixes.pop('seg_map_path', None)
+        for path in (*prefixes.values(), dataset.get('ann_file')):
+            if isinstance(path, str) and path and '://' not in root + path:
+                paths[os.path.join(root, path)] = None
+    if all(map(os.path.exists, paths)):
+        return
+    rows = (f'  {"found  " if os.path.exists(p) else "MISSING"}  {p}' for p in paths)
+    raise LaunchError(
+        'the data set is not where the config expects it:\n'
+        + '\n'.join(rows)
+        + '\nPut it there, or name its folder with --data-root DIR (in the stock tools: '
+        '--cfg-options train_dataloader.dataset.data_root=DIR, likewise for '
+        'val_dataloader and test_dataloader).'
+    )
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the process with one message for mistakes that need no stack trace."""
+    try:
+        yield
+    except (LaunchError, FileNotFoundError, pickle.UnpicklingError) as error:
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
+
+
+def update_transforms(pipeline: list, change: Callable[[dict], dict | None]) -> list:
+    """Rebuilds a pipeline, nested ones included; None drops a transform."""
+    changed = []
+    for step in pipeline:
+        if isinstance(step, list):
+            changed.append(update_transforms(step, change))
+            continue
+        step = change(dict(step))
+        if step is not None:
+            if 'transforms' in step:
+                step['transforms'] = update_transforms(step['transforms'], change)
+            changed.append(step)
+    return changed

@@ -1,0 +1,122 @@
+"""What ``tools/test.py`` can do beyond computing metrics, as changes of a config.
+
+Everything is mmengine's, mmseg's and mmdet's own: metrics that write files, hooks that
+paint, models that merge augmented predictions.
+"""
+
+import copy
+import os
+
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import is_list_of
+
+from .launch import LaunchError, update_transforms
+
+# mmseg's configs name their own; these are what the other hosts' test scripts fall back
+# on.
+_TTA_MODELS = {
+    'mmdet': dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+    ),
+    'mmpretrain': dict(type='AverageClsScoreTTA'),
+}
+
+
+def augment_test_time(cfg: Config) -> None:
+    """Tests at the scales and flips of ``tta_pipeline``; without one, flipped too."""
+    scope = cfg.get('default_scope')
+    tta_model = cfg.get('tta_model') or _TTA_MODELS.get(scope)
+    if tta_model is None:
+        raise LaunchError(f'--tta needs tta_model in the config (scope {scope!r})')
+    dataset = _innermost(cfg.test_dataloader.dataset)
+    dataset.pipeline = cfg.get('tta_pipeline') or _flipped(dataset.pipeline)
+    cfg.model = ConfigDict(tta_model, module=cfg.model)
+
+
+def _innermost(dataset: ConfigDict) -> ConfigDict:
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def _flipped(pipeline: list[dict]) -> list[dict]:
+    *steps, pack = copy.deepcopy(pipeline)
+    if 'meta_keys' in pack:
+        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def paint_predictions(cfg: Config, folder: str) -> None:
+    """Writes every test image, painted with truth and prediction, to ``folder``."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise LaunchError('--show-dir needs default_hooks.visualization in the config')
+    hook.interval = 1
+    kind = hook.type.rpartition('.')[2]
+    if kind == 'SegVisualizationHook':
+        hook.draw = True
+        cfg.visualizer.save_dir = folder
+    elif kind == 'DetVisualizationHook':
+        hook.draw = True
+        hook.test_out_dir = folder
+    else:  # mmpretrain's
+        hook.enable = True
+        hook.out_dir = folder
+
+
+def dump_predictions(cfg: Config, path: str) -> None:
+    """Also writes the raw predictions to the pickle file ``path``."""
+    in_mmdet = cfg.get('default_scope') == 'mmdet'
+    # mmdet's own stores masks run-length encoded.
+    dump = dict(
+        type='DumpDetResults' if in_mmdet else 'DumpResults', out_file_path=path
+    )
+    metrics = cfg.test_evaluator
+    cfg.test_evaluator = [*(metrics if is_list_of(metrics, dict) else [metrics]), dump]
+
+
+def format_results(cfg: Config, folder: str, *, only: bool) -> None:
+    """Writes predictions as the data set's test server wants them.
+
+    Label maps with the data set's own indices (ADE20K from 1, Cityscapes label ids) for
+    segmentation, ``results.*.json`` for COCO detection.
+
+    Args:
+        cfg: The config.
+        folder: Where to write.
+        only: Compute no metrics, and load no annotations.
+
+    Raises:
+        LaunchError: If the config's metric cannot write files.
+    """
+    metric = cfg.test_evaluator
+    if is_list_of(metric, dict):
+        if len(metric) > 1:
+            raise LaunchError('--out DIR needs a single test_evaluator')
+        metric = metric[0]
+    dataset = _innermost(cfg.test_dataloader.dataset)
+    kind = metric.type.rpartition('.')[2]
+    if kind in ('IoUMetric', 'CityscapesMetric'):
+        if only and dataset.type == 'CityscapesDataset':
+            # The server wants label ids; IoUMetric writes the network's train ids.
+            metric = ConfigDict(type='CityscapesMetric')
+        metric.update(output_dir=folder, format_only=only)
+        if metric.type == 'CityscapesMetric':
+            metric.keep_results = True
+    elif kind == 'CocoMetric':
+        metric.update(
+            outfile_prefix=os.path.join(folder, 'results'), format_only=only
+        )
+    else:
+        raise LaunchError(
+            f'--out DIR writes files through IoUMetric, CityscapesMetric or CocoMetric, '
+            f'and test_evaluator is {kind}; --out FILE.pkl works with any'
+        )
+    cfg.test_evaluator = metric
+    if only:
+        dataset.pipeline = update_transforms(
+            dataset.pipeline,
+            lambda step: None if step['type'] == 'LoadAnnotations' else step,
+        )

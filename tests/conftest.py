@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _float32_by_default():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope='session')
+def repo() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """Folder of small real data sets, named by ATTN_PLUGINS_DATA."""
+    folder = Path(os.environ.get('ATTN_PLUGINS_DATA', REPO.parent / 'shared')) / 'data'
+    if not folder.is_dir():
+        pytest.skip('no real data: set ATTN_PLUGINS_DATA to the folder that holds data/')
+    return folder

@@ -1,0 +1,46 @@
+"""Stand-in weights for released checkpoints: they depend on key, shape and seed alone.
+
+``data/released/NAME.json`` lists the keys and shapes of one released state dict;
+``NAME.npz`` holds what the released code computed from the weights drawn here.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent / 'data' / 'released'
+
+
+def released_input(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    rng = np.random.default_rng([zlib.crc32(b'input'), seed])
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+
+
+def released_outputs(name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f'{name}.npz') as file:
+        return dict(file)
+
+
+def released_state_dict(name: str, seed: int = 0) -> dict[str, Tensor]:
+    layout = json.loads((FOLDER / f'{name}.json').read_text())
+    return {key: _draw(key, tuple(shape), seed) for key, shape in layout.items()}
+
+
+def _draw(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    rng = np.random.default_rng([zlib.crc32(key.encode()), seed])
+    leaf = key.rpartition('.')[2]
+    if leaf == 'num_batches_tracked':
+        return torch.zeros((), dtype=torch.long)
+    if leaf == 'running_var':
+        values = rng.uniform(0.5, 1.5, shape)
+    elif leaf == 'weight' and len(shape) == 1:  # of a norm
+        values = rng.uniform(0.5, 1.0, shape)
+    elif leaf == 'weight':
+        values = rng.standard_normal(shape) * int(np.prod(shape[1:])) ** -0.5
+    else:  # biases and running means
+        values = 0.1 * rng.standard_normal(shape)
+    return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(shape))

@@ -1,0 +1,78 @@
+"""Tests a trained model: metrics, predictions, files for the test servers.
+
+    python tools/test.py CONFIG CHECKPOINT                        # metrics
+    python tools/test.py CONFIG CHECKPOINT --tta                  # multi-scale and flip
+    python tools/test.py CONFIG CHECKPOINT --show-dir pictures    # painted predictions
+    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl  # metrics and raw output
+    python tools/test.py CONFIG CHECKPOINT --out DIR --format-only  # for a test server
+"""
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from attn_plugins.mm.launch import (
+    LaunchError,
+    add_common_arguments,
+    check_data,
+    load_config,
+    one_line_errors,
+)
+from attn_plugins.mm.testing import (
+    augment_test_time,
+    dump_predictions,
+    format_results,
+    paint_predictions,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Test a model.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: scales and flips'
+    )
+    parser.add_argument('--show-dir', help='folder for painted predictions')
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='FILE.pkl for raw predictions, otherwise a folder for formatted ones '
+        '(label maps for segmentation, COCO JSON for detection)',
+    )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write the test server files to the folder --out, compute no metrics and '
+        'need no annotations',
+    )
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """Turns the arguments into settings of the config."""
+    if args.format_only and (not args.out or args.out.endswith('.pkl')):
+        raise LaunchError('--format-only needs a folder to write to: --out DIR')
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.tta:
+        augment_test_time(cfg)
+    if args.show_dir:
+        paint_predictions(cfg, args.show_dir)
+    if args.out and args.out.endswith('.pkl'):
+        dump_predictions(cfg, args.out)
+    elif args.out:
+        format_results(cfg, args.out, only=args.format_only)
+    check_data(cfg, 'test', labels=not args.format_only)
+    return cfg
+
+
+def main() -> None:
+    Runner.from_cfg(prepare(parse_args())).test()
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
