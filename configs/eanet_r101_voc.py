@@ -1,6 +1,6 @@
 # EANet, ResNet-101-d8, Pascal VOC 2012: EA paper, section 4.5 and Table V. 4 GPUs x 4
-# images of 513 x 513, 45k iterations on the augmented train set, SGD 0.009 poly 0.9;
-# then eanet_r101_voc_trainval.py. Weight decay as in the released trainer (not printed).
+# images of 513 x 513, 45k iterations on the augmented train set, SGD 0.009 poly; then
+# eanet_r101_voc_trainval.py. Weight decay as in the released trainer (not printed).
 # The network is the released one. Its stem is 64-64-128 wide, so initialise from an
 # ImageNet ResNet-101 with such a stem, in mmseg's key names:
 #   --cfg-options model.pretrained=FILE

@@ -1,6 +1,6 @@
 # EANet, ResNet-18-d16, CamVid (11 classes, 480 x 360), from random weights on a CPU:
-# 800 iterations of 8 images of 240 x 320, AdamW 0.001 poly. The worked example of "train
-# on your own data": classes, folders and void index below are all that is CamVid's own.
+# 800 iterations of 8 images of 240 x 320, AdamW 0.001 poly. The worked example of
+# "train on your own data": classes, folders and void index are all that is CamVid's.
 _base_ = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 custom_imports = dict(imports=['attn_plugins'])
 classes = (
@@ -82,9 +82,7 @@ model = dict(
         norm_cfg=norm_cfg,
         ignore_index=void,
     ),
-    auxiliary_head=dict(
-        norm_cfg=norm_cfg, num_classes=len(classes), ignore_index=void
-    ),
+    auxiliary_head=dict(norm_cfg=norm_cfg, num_classes=len(classes), ignore_index=void),
 )
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.001, weight_decay=0.01)

@@ -31,5 +31,5 @@ def real_data() -> Path:
     """Folder of small real data sets, named by ATTN_PLUGINS_DATA."""
     folder = Path(os.environ.get('ATTN_PLUGINS_DATA', REPO.parent / 'shared')) / 'data'
     if not folder.is_dir():
-        pytest.skip('no real data: set ATTN_PLUGINS_DATA to the folder that holds data/')
+        pytest.skip('no real data: ATTN_PLUGINS_DATA names the folder that holds data/')
     return folder

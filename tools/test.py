@@ -1,10 +1,10 @@
 """Tests a trained model: metrics, predictions, files for the test servers.
 
-    python tools/test.py CONFIG CHECKPOINT                        # metrics
-    python tools/test.py CONFIG CHECKPOINT --tta                  # multi-scale and flip
-    python tools/test.py CONFIG CHECKPOINT --show-dir pictures    # painted predictions
-    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl  # metrics and raw output
-    python tools/test.py CONFIG CHECKPOINT --out DIR --format-only  # for a test server
+python tools/test.py CONFIG CKPT                          # metrics
+python tools/test.py CONFIG CKPT --tta                    # multi-scale and flip
+python tools/test.py CONFIG CKPT --show-dir pictures      # painted predictions
+python tools/test.py CONFIG CKPT --out predictions.pkl    # and raw predictions
+python tools/test.py CONFIG CKPT --out DIR --format-only  # for a test server
 """
 
 import argparse

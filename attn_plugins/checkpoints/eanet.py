@@ -25,8 +25,8 @@ _LINEAR = re.compile(r'decode_head\.attn\.(query|key|value|out)\.weight')
 def convert_eanet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Renames a released EANet state dict for ``configs/eanet_r{50,101}_voc.py``.
 
-    Its 1x1 convolutions in the attention block become the linear layers' matrices. Build
-    the block with ``eps=1e-9``, which the released code adds to the L1 norm.
+    Its 1x1 convolutions in the attention block become the linear layers' matrices.
+    Build the block with ``eps=1e-9``, which the released code adds to the L1 norm.
 
     Args:
         state_dict: The released keys; a 'module.' prefix is dropped.

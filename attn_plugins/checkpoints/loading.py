@@ -113,8 +113,8 @@ def _explained(source: str) -> Iterator[None]:
         if unsupported:
             reason = f'it asks for {unsupported[1]}, which could run code'
         raise pickle.UnpicklingError(
-            f'{source} is refused: {reason}. Checkpoints may hold tensors, numbers, text '
-            'and training logs; have its author save the state_dict alone.'
+            f'{source} is refused: {reason}. Checkpoints may hold tensors, numbers, '
+            'text and training logs; have its author save the state_dict alone.'
         ) from None
     except (EOFError, RuntimeError) as error:
         raise RuntimeError(
@@ -124,7 +124,7 @@ def _explained(source: str) -> Iterator[None]:
 
 
 def install_safe_loading() -> None:
-    """Makes every loading path of mmengine (load, resume, test, init_cfg) use the above.
+    """Makes every loading path of mmengine (load, resume, init_cfg) use the above.
 
     A change of this process only; doing it twice changes nothing.
     """
@@ -133,4 +133,3 @@ def install_safe_loading() -> None:
     # All of mmengine's download schemes (http://, torchvision://, open-mmlab://, ...)
     # end in this name.
     mm_checkpoint.load_url = _load_url
-

@@ -23,7 +23,6 @@ from torch import Tensor
 Normalization = Literal['double', 'softmax']
 Order = Literal['auto', 'folded', 'plain']
 
-NORMALIZATIONS = ('double', 'softmax')
 ORDERS = ('auto', 'folded', 'plain')
 
 
@@ -32,6 +31,16 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         expected = ', '.join(repr(choice) for choice in choices)
         raise ValueError(f'{name} must be one of {expected}, got {value!r}')
+
+
+def check_normalization(normalization: str, eps: float) -> None:
+    """Raises ``ValueError`` unless :func:`normalize_logits` takes these."""
+    check_choice('normalization', normalization, ('double', 'softmax'))
+    if eps < 0 or (eps and normalization != 'double'):
+        raise ValueError(
+            "eps must be >= 0, and 0 unless normalization='double', "
+            f'got eps={eps} with normalization={normalization!r}'
+        )
 
 
 def normalize_logits(
@@ -58,12 +67,7 @@ def normalize_logits(
         ValueError: If ``normalization`` is unknown, or ``eps`` is negative or given for
             'softmax'.
     """
-    check_choice('normalization', normalization, NORMALIZATIONS)
-    if eps < 0 or (eps and normalization != 'double'):
-        raise ValueError(
-            "eps must be >= 0, and 0 unless normalization='double', "
-            f'got eps={eps} with normalization={normalization!r}'
-        )
+    check_normalization(normalization, eps)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     scores = logits.to(dtype)
     if normalization == 'double' and eps:

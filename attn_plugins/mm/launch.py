@@ -110,7 +110,7 @@ def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
     raise LaunchError(
         'the data set is not where the config expects it:\n'
         + '\n'.join(rows)
-        + '\nPut it there, or name its folder with --data-root DIR (in the stock tools: '
+        + '\nPut it there, or name its folder with --data-root DIR (stock tools: '
         '--cfg-options train_dataloader.dataset.data_root=DIR, likewise for '
         'val_dataloader and test_dataloader).'
     )

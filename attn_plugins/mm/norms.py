@@ -15,7 +15,10 @@ def takes_norm_cfg(cls: type[nn.Module]) -> type[nn.Module]:
                 # Here, not above: without mmcv the layers work with their own norm.
                 from mmcv.cnn import build_norm_layer
 
-                kwargs['norm_layer'] = lambda width: build_norm_layer(norm_cfg, width)[1]
+                def norm_layer(num_features: int) -> nn.Module:
+                    return build_norm_layer(norm_cfg, num_features)[1]
+
+                kwargs['norm_layer'] = norm_layer
             super().__init__(*args, **kwargs)
 
     WithNormCfg.__name__ = cls.__name__

@@ -106,12 +106,10 @@ def format_results(cfg: Config, folder: str, *, only: bool) -> None:
         if metric.type == 'CityscapesMetric':
             metric.keep_results = True
     elif kind == 'CocoMetric':
-        metric.update(
-            outfile_prefix=os.path.join(folder, 'results'), format_only=only
-        )
+        metric.update(outfile_prefix=os.path.join(folder, 'results'), format_only=only)
     else:
         raise LaunchError(
-            f'--out DIR writes files through IoUMetric, CityscapesMetric or CocoMetric, '
+            '--out DIR writes files through IoUMetric, CityscapesMetric or CocoMetric, '
             f'and test_evaluator is {kind}; --out FILE.pkl works with any'
         )
     cfg.test_evaluator = metric

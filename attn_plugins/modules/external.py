@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional.external import (
-    NORMALIZATIONS,
+    ORDERS,
     Normalization,
     Order,
     check_choice,
+    check_normalization,
     external_attention_block,
 )
 
@@ -80,7 +81,8 @@ class ExternalAttention2d(nn.Module):
         _check_positive(
             in_channels=in_channels, num_slots=num_slots, mid_channels=mid_channels
         )
-        check_choice('normalization', normalization, NORMALIZATIONS)
+        check_normalization(normalization, eps)
+        check_choice('order', order, ORDERS)
         self.in_channels = in_channels
         self.num_slots = num_slots
         self.normalization = normalization

@@ -1,0 +1,177 @@
+"""The layer and the neck: shapes, parameters, initialisation, refusals."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from attn_plugins.functional import reference
+from attn_plugins.modules import EANeck, ExternalAttention2d
+
+
+@pytest.mark.parametrize('num_slots', [8, 32, 64, 256])
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (9, 1), (5, 7), (33, 47)])
+def test_keeps_any_shape(num_slots, size):
+    layer = ExternalAttention2d(16, num_slots)
+    x = torch.randn(2, 16, *size)
+    assert layer(x).shape == x.shape
+
+
+@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('normalization', ['double', 'softmax'])
+def test_equals_reference_with_residual_norm_relu(normalization, tied):
+    layer = ExternalAttention2d(6, 4, normalization=normalization, tied=tied).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    memory = layer.key if tied else layer.value
+    attended = reference.external_attention_block(
+        x.flatten(2).mT,
+        layer.query.weight,
+        layer.query.bias,
+        layer.key.weight,
+        memory.weight if tied else memory.weight.T,
+        layer.out.weight,
+        normalization=normalization,
+    )
+    norm = copy.deepcopy(layer.norm)
+    expected = (x + norm(attended.mT.reshape(x.shape))).relu()
+    assert_close(layer(x), expected)
+    assert_close(layer.norm.running_var, norm.running_var)
+
+
+@pytest.mark.parametrize('order', ['auto', 'folded', 'plain'])
+def test_every_parameter_gets_a_gradient(order):
+    layer = ExternalAttention2d(8, 4, order=order)
+    layer(torch.randn(2, 8, 5, 7)).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None, name
+        assert name == 'query.bias' or parameter.grad.abs().max() > 0, name
+
+
+def test_parameter_count_at_table_xii():
+    """512 channels, 64 slots: 0.590 M, with one memory for both 0.557 M."""
+
+    def count(**options):
+        layer = ExternalAttention2d(512, 64, norm_layer=nn.Identity, **options)
+        return sum(parameter.numel() for parameter in layer.parameters())
+
+    assert count() == 2 * 512 * 512 + 512 + 2 * 512 * 64 == 590_336
+    assert count(tied=True) == 557_568
+    assert count(mid_channels=128) == 2 * 512 * 128 + 128 + 2 * 128 * 64
+
+
+def test_memories_start_equal_in_storages_of_their_own():
+    layer = ExternalAttention2d(8, 4)
+    assert_close(layer.value.weight, layer.key.weight.T)
+    assert layer.value.weight.data_ptr() != layer.key.weight.data_ptr()
+    before = layer.key.weight.clone()
+    with torch.no_grad():
+        layer.value.weight.add_(1)
+    assert_close(layer.key.weight, before)
+
+
+def test_initial_scale():
+    layer = ExternalAttention2d(512, 64)
+    for linear in (layer.query, layer.key, layer.out):
+        assert linear.weight.std().item() == pytest.approx(512**-0.5 * 2**0.5, rel=0.02)
+
+
+def test_state_dict_keys():
+    assert list(ExternalAttention2d(8, 4).state_dict()) == [
+        'query.weight',
+        'query.bias',
+        'key.weight',
+        'value.weight',
+        'out.weight',
+        'norm.weight',
+        'norm.bias',
+        'norm.running_mean',
+        'norm.running_var',
+        'norm.num_batches_tracked',
+    ]
+
+
+def test_evaluation_is_deterministic():
+    layer = ExternalAttention2d(8, 4).eval()
+    x = torch.randn(1, 8, 5, 7)
+    assert torch.equal(layer(x), layer(x))
+
+
+@pytest.mark.parametrize('order', ['folded', 'plain'])
+def test_bfloat16_autocast_is_close_to_float32(order):
+    layer = ExternalAttention2d(32, 16, order=order).eval()
+    x = torch.randn(1, 32, 16, 16)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = layer(x)
+    assert out.isfinite().all()
+    assert_close(out.float(), layer(x), rtol=0.05, atol=0.05)
+
+
+def test_compiles_as_one_graph():
+    layer = ExternalAttention2d(8, 4).eval()
+    compiled = torch.compile(layer, backend='eager', fullgraph=True)
+    x = torch.randn(1, 8, 5, 7)
+    assert_close(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(in_channels=0), 'in_channels must be a positive integer, got 0'),
+        (dict(num_slots=-1), 'num_slots must be a positive integer, got -1'),
+        (dict(num_slots=6.4), 'num_slots must be a positive integer, got 6.4'),
+        (dict(mid_channels=0), 'mid_channels must be a positive integer, got 0'),
+        (dict(normalization='l1'), "normalization must be one of .* got 'l1'"),
+        (dict(order='fast'), "order must be one of .* got 'fast'"),
+        (dict(eps=-1e-9), 'eps must be >= 0'),
+        (dict(eps=1e-9, normalization='softmax'), 'eps must be >= 0, and 0 unless'),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        ExternalAttention2d(**{'in_channels': 8, **options})
+
+
+@pytest.mark.parametrize('shape', [(2, 7, 5, 5), (2, 8, 5), (8, 5, 5)])
+def test_wrong_input_shape(shape):
+    with pytest.raises(ValueError, match=r'expects \(B, 8, H, W\), got'):
+        ExternalAttention2d(8)(torch.randn(shape))
+
+
+def test_neck_attends_only_to_its_stages():
+    neck = EANeck([4, 6, 8], stages=(0, -1), num_slots=5, mid_channels=3)
+    inputs = tuple(torch.randn(2, c, 9 - c, c) for c in (4, 6, 8))
+    outputs = neck(inputs)
+    assert [tuple(x.shape) for x in outputs] == [tuple(x.shape) for x in inputs]
+    assert outputs[1] is inputs[1]
+    assert not torch.equal(outputs[0], inputs[0])
+    assert_close(outputs[2], neck.layers['2'](inputs[2]))
+    assert neck.layers['0'].num_slots == 5
+    assert neck.layers['0'].query.out_features == 3
+
+
+@pytest.mark.parametrize(
+    ('stages', 'message'),
+    [
+        ((3,), r'stages must lie in \[-3, 3\) .* got 3'),
+        ((-4,), r'stages must lie in \[-3, 3\) .* got -4'),
+        ((2, -1), r'stages must differ, got \(2, -1\)'),
+    ],
+)
+def test_neck_refuses_stages_that_do_not_exist(stages, message):
+    with pytest.raises(ValueError, match=message):
+        EANeck([4, 6, 8], stages=stages)
+
+
+def test_neck_refuses_another_number_of_maps():
+    with pytest.raises(ValueError, match='expects 3 maps, got 2'):
+        EANeck([4, 6, 8])((torch.randn(1, 4, 2, 2), torch.randn(1, 6, 2, 2)))
+
+
+def test_neck_names_channels_that_do_not_fit():
+    with pytest.raises(ValueError, match=r'expects \(B, 8, H, W\), got \(1, 6, 2, 2\)'):
+        EANeck([8])((torch.randn(1, 6, 2, 2),))
