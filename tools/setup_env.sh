@@ -28,7 +28,7 @@ die() {
 
 pin() { grep "^$1==" constraints.txt; }
 
-# --- what must be there before anything starts -----------------------------------------
+# --- what must be there before anything starts -------------------------------
 
 python_fits() {
   "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null
@@ -44,7 +44,7 @@ find_python() {
     fi
   done
   found=$("$candidate" -V 2>/dev/null) || found="no $candidate"
-  die "needs Python 3.10, 3.11 or 3.12 (found: $found): apt-get install python3.11-venv" \
+  die "needs Python 3.10 to 3.12 (found: $found): apt-get install python3.11-venv" \
     'python3.11-dev, or name one with PYTHON=/path/to/python3.11'
 }
 
@@ -59,7 +59,7 @@ os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null || missing+=("$version
   [[ ${#missing[@]} == 0 ]] || die "something is missing: apt-get install ${missing[*]}"
 }
 
-# --- the choice of torch ---------------------------------------------------------------
+# --- the choice of torch -----------------------------------------------------
 
 # An explicit TORCH counts together with the index it comes from: the same requirement
 # stands for other builds there. Hashed, since an index may carry a password.
@@ -81,7 +81,7 @@ remember_torch() {
   fi
 }
 
-# --- the stamp -------------------------------------------------------------------------
+# --- the stamp ---------------------------------------------------------------
 
 fingerprint() {
   {
@@ -96,19 +96,19 @@ is_finished() {
   venv_works && [[ -e $STAMP && $(<"$STAMP") == "$(fingerprint)" ]]
 }
 
-# --- the steps -------------------------------------------------------------------------
+# --- the steps ---------------------------------------------------------------
 
 # Runs pip with its output in the log; $1 says what it is for.
 run_pip() {
   local purpose=$1 reason
   shift
-  if ! "$VENV_PYTHON" -m pip --disable-pip-version-check --no-input "$@" >"$LOG" 2>&1; then
+  "$VENV_PYTHON" -m pip --disable-pip-version-check --no-input "$@" >"$LOG" 2>&1 || {
     reason=$(grep '^ERROR' "$LOG" | head -1 || true)
     if grep -q 'WARNING: Retrying' "$LOG"; then
       reason="no answer from the package index (network, proxy, PIP_INDEX_URL?)"
     fi
     die "$purpose: ${reason:-see} (all of it: $LOG)"
-  fi
+  }
 }
 
 # pip writes RECORD last, so that a venv or package without it was cut off half-way.
@@ -144,8 +144,8 @@ install_torch() {
   # pip takes any build of a version for the one that is asked for.
   [[ -e $TORCH_INSTALLED ]] && force=(--force-reinstall)
   say "installing $requirement (a large download)"
-  run_pip "cannot install $requirement, which must be torch >= 2.6 and < 2.14 (mmcv 2.1.0 \
-compiles as C++17, which torch 2.14 no longer accepts); choose another with TORCH=..." \
+  run_pip "cannot install $requirement (must be torch >= 2.6 and < 2.14: mmcv 2.1.0 is \
+C++17, which torch 2.14 no longer accepts; choose another with TORCH=...)" \
     install --no-deps "${force[@]}" -c <(echo 'torch>=2.6,<2.14') "$requirement"
   printf '%s\n' "$choice" >"$TORCH_INSTALLED"
 }
@@ -184,12 +184,13 @@ print(f'{python}-torch{torch.__version__}-{ops}-{platform.machine()}')
 PYTHON
 }
 
-# Prints every 20 seconds how far ninja is, until this shell ends.
+# Prints every 20 seconds how far the build in folder $1 is, until this shell ends.
 watch_build() {
-  local log=$1 start=$SECONDS progress
+  local start=$SECONDS all
   while sleep 20 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
-    progress=$(sed -nE 's#^\[([0-9]+)/([0-9]+)\].*#compiled \1 of \2 files#p' "$log" | tail -1)
-    say "${progress:-preparing}, $(((SECONDS - start) / 60)) min"
+    all=$(cat "$1"/temp*/build.ninja 2>/dev/null | grep -c '^build ' || true)
+    say "compiled $(find "$1" -name '*.o' 2>/dev/null | wc -l) of $all files," \
+      "$(((SECONDS - start) / 60)) min"
   done
 }
 
@@ -199,7 +200,7 @@ build_mmcv() {
   local home=$1 work=$1.build log=$1.build/build.log watcher
   local settings=(MMCV_WITH_OPS=1 "MAX_JOBS=${MAX_JOBS:-$(nproc)}")
   # Without a CUDA toolkit the ops are built for the CPU, whatever GPU is seen.
-  [[ $home == *-cuda* ]] || settings+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)
+  [[ ${home##*/} == *-cuda* ]] || settings+=(CUDA_VISIBLE_DEVICES= FORCE_CUDA=0)
   mkdir -p "$work"
   if [[ ! -d $work/mmcv ]]; then
     run_pip "cannot download $(pin mmcv)" download --no-deps --no-build-isolation \
@@ -211,12 +212,11 @@ build_mmcv() {
     mv "$work/mmcv.part" "$work/mmcv"
   fi
   say "building $(pin mmcv) with its ops: about 12 minutes on 2 cores, this once"
-  : >"$log"
-  watch_build "$log" 9>&- &
+  watch_build "$work/mmcv/build" 9>&- &
   watcher=$!
   # No cache: pip's own does not tell one torch from another.
-  env "${settings[@]}" "$VENV_PYTHON" -m pip wheel -v --no-cache-dir --no-build-isolation --no-deps \
-    -w "$work/wheel" "$work/mmcv" >"$log" 2>&1 || {
+  env "${settings[@]}" "$VENV_PYTHON" -m pip wheel -v --no-cache-dir --no-deps \
+    --no-build-isolation -w "$work/wheel" "$work/mmcv" >"$log" 2>&1 || {
     tail -20 "$log" >&2
     die "cannot build mmcv (all of it: $log)"
   }
@@ -228,7 +228,8 @@ build_mmcv() {
 
 # Installs the wheel in folder $1 and tells whether its ops load.
 mmcv_installs() {
-  run_pip 'cannot install the built mmcv' install --no-deps --force-reinstall "$1"/mmcv-*.whl
+  run_pip 'cannot install the built mmcv' \
+    install --no-deps --force-reinstall "$1"/mmcv-*.whl
   "$VENV_PYTHON" -c 'import mmcv.ops' >"$LOG" 2>&1
 }
 

@@ -1,0 +1,218 @@
+"""Says what is installed, what works, and which command mends what does not.
+
+Run ``python -m attn_plugins.doctor``. The exit status is 0 only if the main job can
+run: training EANet with mmseg.
+"""
+
+import importlib
+import shlex
+import sys
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
+
+import torch
+
+from .registration import host_errors, registered_components
+
+# What to import for proof: `import mmseg` alone, for one, succeeds without what its
+# models need. In the order in which problems are to be mended.
+REQUIRED = {
+    'pkg_resources': 'pkg_resources',
+    'mmengine': 'mmengine.runner',
+    'mmcv': 'mmcv',
+    'mmcv ops': 'mmcv.ops',
+    'ftfy': 'ftfy',
+    'regex': 'regex',
+    'mmseg': 'mmseg.apis',
+}
+OPTIONAL = {
+    'mmdet': 'mmdet.apis',
+    'mmpretrain': 'mmpretrain.apis',
+    'torchvision': 'torchvision',
+}
+
+# What pip calls the modules that it knows by another name, or by a version that works.
+PINNED = {
+    'mmengine': 'mmengine==0.10.7',
+    'mmcv': '--no-build-isolation --no-cache-dir mmcv==2.1.0',
+    'mmdet': 'mmdet==3.3.0',
+    'mmseg': 'mmsegmentation==1.2.2',
+    'mmpretrain': 'mmpretrain==1.2.0',
+    'pkg_resources': 'setuptools==80.9.0',
+    'torch': "'torch>=2.6,<2.14'",
+    'cv2': 'opencv-python-headless==4.14.0.94',
+    'PIL': 'pillow',
+    'yaml': 'pyyaml',
+    # Left to itself, pip takes the newest, and another torch with it.
+    'torchvision': f'torchvision torch=={torch.__version__}',
+}
+# The maintained fork has the same modules in these distributions.
+FORK = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmseg': 'onedl-mmsegmentation',
+    'mmpretrain': 'onedl-mmpretrain',
+}
+
+
+@dataclass
+class Finding:
+    """One line of the table."""
+
+    name: str
+    version: str
+    state: str  # ok, note, missing or broken
+    detail: str = ''
+    mend: str = ''
+    required: bool = False
+
+    @property
+    def stops_the_main_job(self) -> bool:
+        return self.required and self.state != 'ok'
+
+
+def distributions() -> dict[str, str]:
+    """Returns the name of the distribution that installed each module."""
+    return {module: names[0] for module, names in packages_distributions().items()}
+
+
+def mend_command(module: str) -> str:
+    """Returns the command that installs ``module`` in a version that works."""
+    pip = f'{shlex.quote(sys.executable)} -m pip'
+    install = f'{pip} install'
+    installed = distributions()
+    if module in FORK and set(FORK.values()) & set(installed.values()):
+        return f'{install} {FORK[module]}'
+    if module in FORK and installed.get('cv2') == 'opencv-python-headless':
+        # The mm distributions ask for opencv-python, which would overwrite it.
+        install += ' --no-deps'
+    command = f'{install} {PINNED.get(module, module)}'
+    if module == 'cv2':
+        return f'{pip} uninstall -y opencv-python opencv-python-headless; {command}'
+    if module == 'mmcv':
+        tools = f'{pip} install {PINNED["pkg_resources"]} wheel ninja psutil'
+        clean = f'{pip} uninstall -y mmcv mmcv-lite'
+        return f'{clean}; {tools} && MMCV_WITH_OPS=1 {command}'
+    return command
+
+
+def culprit(module: str, error: BaseException) -> str:
+    """Returns the module to install so that ``module`` imports again."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return error.name.partition('.')[0]
+    if 'libGL' in str(error):
+        return 'cv2'
+    # mmdet and mmseg refuse a version with `assert ..., 'MMCV==2.2.0 is used but ...'`.
+    refused = str(error).partition('==')[0].lower()
+    return refused if refused in PINNED else module
+
+
+def examine(name: str, target: str, required: bool) -> Finding:
+    """Imports ``target`` and says how that went."""
+    module = target.partition('.')[0]
+    distribution = distributions().get(module)
+    found = version(distribution) if distribution else '-'
+    if distribution in FORK.values():
+        found += f' ({distribution})'
+    try:
+        importlib.import_module(target)
+    except (Exception, SystemExit) as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module
+        state = 'missing' if absent else 'broken'
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        mend = mend_command(culprit(module, error))
+        return Finding(name, found, state, '' if absent else text, mend, required)
+    return Finding(name, found, 'ok', required=required)
+
+
+def examine_python() -> Finding:
+    found = '.'.join(map(str, sys.version_info[:3]))
+    if (3, 10) <= sys.version_info < (3, 13):
+        return Finding('Python', found, 'ok')
+    return Finding('Python', found, 'note', 'mmcv 2.1.0 builds on Python 3.10 to 3.12')
+
+
+def examine_torch() -> Finding:
+    found = torch.__version__
+    if found >= '2.6':  # a TorchVersion, which compares as versions do
+        return Finding('torch', found, 'ok', required=True)
+    mend = mend_command('torch')
+    return Finding('torch', found, 'broken', 'older than 2.6', mend, required=True)
+
+
+def examine_cuda() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding('CUDA', '-', 'note', 'no device: everything runs on the CPU')
+    return Finding('CUDA', torch.version.cuda, 'ok', torch.cuda.get_device_name())
+
+
+def examine_cuda_ops() -> Finding:
+    """Tells whether mmcv's ops run on the GPU too; call it if they load."""
+    from mmcv.ops import get_compiling_cuda_version
+
+    found = get_compiling_cuda_version()
+    if found != 'not available':
+        return Finding('mmcv CUDA ops', found, 'ok')
+    text = 'detectors need them on a GPU; to build them, install CUDA (nvcc) first'
+    return Finding('mmcv CUDA ops', '-', 'note', text, mend_command('mmcv'))
+
+
+def examine_registration() -> Finding:
+    registered = registered_components()
+    listed = '; '.join(
+        f'{host}: {", ".join(names)}' for host, names in registered.items()
+    )
+    if 'EAHead' in registered.get('mmseg', ()):
+        return Finding('registered', '', 'ok', listed, required=True)
+    errors = '; '.join(f'{host}: {text}' for host, text in host_errors().items())
+    text = errors or f'nothing in mmseg ({listed or "nor in mmengine"})'
+    return Finding('registered', '', 'broken', text, required=True)
+
+
+def examine_all() -> list[Finding]:
+    findings = [examine_python(), examine_torch(), examine_cuda()]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        findings += [examine(*item, required=True) for item in REQUIRED.items()]
+        findings += [examine(*item, required=False) for item in OPTIONAL.items()]
+        if torch.cuda.is_available() and 'mmcv.ops' in sys.modules:
+            findings.append(examine_cuda_ops())
+    return [*findings, examine_registration()]
+
+
+def table(findings: list[Finding]) -> str:
+    names = max(len(finding.name) for finding in findings)
+    versions = max(len(finding.version) for finding in findings)
+    rows = (
+        f'{finding.name:{names}}  {finding.version:{versions}}  {finding.state:7}  '
+        f'{finding.detail}'
+        for finding in findings
+    )
+    return '\n'.join(row.rstrip() for row in rows)
+
+
+def commands(title: str, findings: list[Finding]) -> list[str]:
+    """Lists the commands of ``findings`` under a title, each once; [] if none."""
+    lines = dict.fromkeys(finding.mend for finding in findings if finding.mend)
+    return ['\n  '.join([title, *lines])] if lines else []
+
+
+def main() -> int:
+    findings = examine_all()
+    problems = [finding for finding in findings if finding.stops_the_main_job]
+    notes = [finding for finding in findings if not finding.stops_the_main_job]
+    verdict = 'cannot run yet' if problems else 'can run'
+    sections = [
+        table(findings),
+        *commands('Mend, in this order:', problems),
+        *commands('Not needed for segmentation; if you want it:', notes),
+        f'Training EANet with mmseg {verdict}.',
+    ]
+    print('\n\n'.join(sections))
+    return 1 if problems else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The doctor, run as users run it, with parts of the stack hidden or broken."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision')
+
+# Python runs this at its start: the named modules are not found, as if not installed.
+HIDE = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+
+def find_unless_hidden(name, path=None, target=None):
+    return None if name in {hidden!r} else find_spec(name, path, target)
+
+PathFinder.find_spec = find_unless_hidden
+"""
+
+
+@pytest.fixture
+def doctor(tmp_path):
+    def run(hidden=(), fakes=None):
+        (tmp_path / 'sitecustomize.py').write_text(HIDE.format(hidden=tuple(hidden)))
+        for name, source in (fakes or {}).items():
+            path = tmp_path / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(source)
+        return subprocess.run(
+            [sys.executable, '-m', 'attn_plugins.doctor'],
+            cwd=ROOT,
+            env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def states(result):
+    """Returns the state of each row of the table."""
+    words = {'ok', 'note', 'missing', 'broken'}
+    rows = [line.split() for line in result.stdout.split('\n\n')[0].splitlines()]
+    return {row[0]: next(word for word in row if word in words) for row in rows}
+
+
+def test_all_that_the_main_job_needs_is_there(doctor):
+    # Optional parts hidden: they are no reason to fail.
+    result = doctor(hidden=['mmdet', 'mmpretrain', 'torchvision'])
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = states(result)
+    assert found['mmseg'] == found['torch'] == found['registered'] == 'ok'
+    assert found['mmdet'] == found['mmpretrain'] == found['torchvision'] == 'missing'
+    assert 'mmseg: EAHead' in result.stdout
+    assert 'can run' in result.stdout
+    assert 'mmdet==3.3.0' in result.stdout
+
+
+def test_torch_alone(doctor):
+    result = doctor(hidden=[*HOSTS, 'ftfy', 'regex', 'pkg_resources'])
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    found = states(result)
+    assert found['torch'] == 'ok'
+    assert found['mmengine'] == found['mmcv'] == found['mmseg'] == 'missing'
+    assert found['registered'] == 'broken'
+    mend = result.stdout.partition('Mend, in this order:')[2].partition('\n\n')[0]
+    pip = f'{sys.executable} -m pip install '
+    for requirement in ('setuptools==80.9.0', 'ftfy', 'regex'):
+        assert f'  {pip}{requirement}\n' in mend
+    for requirement in ('mmengine==0.10.7', 'mmcv==2.1.0', 'mmsegmentation==1.2.2'):
+        assert requirement in mend
+    assert 'MMCV_WITH_OPS=1' in mend
+    assert 'mmdet' not in mend
+
+
+def test_undeclared_need_of_mmseg(doctor):
+    result = doctor(hidden=['ftfy'])
+    assert result.returncode == 1
+    assert states(result)['ftfy'] == 'missing'
+    assert f'  {sys.executable} -m pip install ftfy\n' in result.stdout
+
+
+def test_mmcv_without_ops(doctor):
+    result = doctor(hidden=['mmcv._ext'])
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert "No module named 'mmcv._ext'" in result.stdout
+    assert 'MMCV_WITH_OPS=1' in result.stdout
+
+
+def test_versions_that_clash(doctor):
+    refusal = 'MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4.'
+    fakes = {'mmseg/__init__.py': f'raise AssertionError({refusal!r})'}
+    result = doctor(fakes=fakes)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert states(result)['mmseg'] == 'broken'
+    assert refusal in result.stdout
+    mend = result.stdout.partition('Mend, in this order:')[2]
+    assert 'mmcv==2.1.0' in mend.partition('\n\n')[0]
+
+
+def test_opencv_without_libgl(doctor):
+    error = 'libGL.so.1: cannot open shared object file: No such file or directory'
+    result = doctor(fakes={'cv2/__init__.py': f'raise ImportError({error!r})'})
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    assert error in result.stdout
+    assert 'uninstall -y opencv-python ' in result.stdout
+    assert 'install opencv-python-headless==' in result.stdout

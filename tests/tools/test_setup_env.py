@@ -1,0 +1,262 @@
+"""`make setup` up to where the network begins; nothing here downloads or compiles."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = (
+    'tools/setup_env.sh',
+    'constraints.txt',
+    'setup.py',
+    'pyproject.toml',
+    'attn_plugins/version.py',
+)
+PYTHON = sys._base_executable
+# A Debian's own programs, and none of those that set-up has to look for.
+PROGRAMS = ('bash', 'cat', 'dirname', 'flock', 'grep', 'mkdir', 'sha256sum')
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what set-up reads; its path has a space, as users' paths have."""
+    folder = tmp_path / 'my checkout'
+    for source in SOURCES:
+        (folder / source).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / source, folder / source)
+    return folder
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder of programs to be used as the whole PATH."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    for name in PROGRAMS:
+        (folder / name).symlink_to(shutil.which(name))
+    return folder
+
+
+def add_program(folder, name, script=f'exec {PYTHON} "$@"'):
+    program = folder / name
+    program.write_text(f'#!{shutil.which("bash")}\n{script}\n')
+    program.chmod(0o755)
+
+
+def environment(checkout, **changes):
+    inherited = {k: v for k, v in os.environ.items() if k not in ('PYTHON', 'TORCH')}
+    return {**inherited, 'XDG_CACHE_HOME': str(checkout / 'cache'), **changes}
+
+
+def set_up(checkout, **changes):
+    """Runs the whole script; only for runs that end before anything is installed."""
+    return subprocess.run(
+        [checkout / 'tools/setup_env.sh'],
+        env=environment(checkout, **changes),
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+
+
+def call(checkout, code, **changes):
+    """Runs ``code`` with the functions of the script."""
+    return subprocess.run(
+        ['bash', '-c', f'source tools/setup_env.sh\n{code}'],
+        cwd=checkout,
+        env=environment(checkout, **changes),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def assert_one_line(result, *words):
+    assert result.returncode != 0
+    assert result.stdout == ''
+    (line,) = result.stderr.splitlines()
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture
+def finished(checkout):
+    """A checkout that looks as a finished set-up leaves it, with an empty venv."""
+    venv.create(checkout / '.venv', with_pip=False)
+    (site_packages,) = (checkout / '.venv/lib').glob('python3*/site-packages')
+    (site_packages / 'pip-1.dist-info').mkdir()
+    (site_packages / 'pip-1.dist-info/RECORD').touch()
+    call(checkout, 'fingerprint >$STAMP').check_returncode()
+    return checkout
+
+
+# --- what ends at once -------------------------------------------------------
+
+
+def test_python_too_new(checkout, programs):
+    add_program(programs, 'python3', '[[ $1 == -V ]] && echo Python 3.13.1')
+    result = set_up(checkout, PATH=str(programs))
+    assert_one_line(result, 'Python 3.13.1', 'apt-get install python3.11')
+
+
+def test_no_python(checkout, programs):
+    result = set_up(checkout, PATH=str(programs))
+    assert_one_line(result, 'no python3', 'apt-get install python3.11')
+
+
+def test_named_python_does_not_exist(checkout):
+    assert_one_line(set_up(checkout, PYTHON='/no/python3.11'), 'no /no/python3.11')
+
+
+def test_first_python_that_fits(checkout, programs):
+    # As pyenv's stand-ins do for a version that is not installed.
+    add_program(programs, 'python3.11', 'exit 127')
+    add_program(programs, 'python3')
+    assert call(checkout, 'find_python', PATH=str(programs)).stdout == 'python3\n'
+
+
+def test_no_compiler(checkout, programs):
+    add_program(programs, 'python3.11')
+    result = set_up(checkout, PATH=str(programs))
+    assert_one_line(result, 'apt-get install', 'g++', 'make')
+    assert not (checkout / '.venv').exists()
+
+
+@pytest.mark.parametrize(
+    ('asked', 'package'), [('ensurepip', 'venv'), ('Python.h', 'dev')]
+)
+def test_no_venv_module_or_headers(checkout, programs, asked, package):
+    add_program(programs, 'g++')
+    add_program(programs, 'make')
+    script = f'[[ $2 != *{asked}* ]] && exec {PYTHON} "$@"; exit 1'
+    add_program(programs, 'python3.11', script)
+    version = '{}.{}'.format(*sys.version_info)
+    result = set_up(checkout, PATH=str(programs))
+    assert_one_line(result, f'apt-get install python{version}-{package}')
+    assert not (checkout / '.venv').exists()
+
+
+# --- the stamp ---------------------------------------------------------------
+
+
+def test_second_run_does_nothing(finished):
+    before = sorted(finished.rglob('*'))
+    result = set_up(finished)
+    assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
+    assert sorted(finished.rglob('*')) == before
+
+
+@pytest.mark.parametrize('source', SOURCES)
+def test_stamp_covers(finished, source):
+    assert call(finished, 'is_finished').returncode == 0
+    with (finished / source).open('a') as file:
+        file.write('\n# changed\n')
+    assert call(finished, 'is_finished').returncode == 1
+
+
+def test_stamp_covers_the_choices(finished):
+    assert call(finished, 'is_finished', TORCH='torch==2.10.0').returncode == 1
+    assert call(finished, 'is_finished', PYTHON=PYTHON).returncode == 0
+    assert call(finished, 'is_finished', PYTHON='/no/python3.11').returncode == 1
+
+
+def test_half_made_venv_is_not_finished(finished):
+    (record,) = finished.glob('.venv/lib/*/site-packages/pip-1.dist-info/RECORD')
+    record.unlink()
+    assert call(finished, 'is_finished').returncode == 1
+
+
+def test_half_installed_packages_are_dropped(finished):
+    (site_packages,) = (finished / '.venv/lib').glob('python3*/site-packages')
+    whole, half, parked = (
+        site_packages / name for name in ('a-1.dist-info', 'b-1.dist-info', '~c')
+    )
+    for folder in (whole, half, parked):
+        folder.mkdir()
+    (whole / 'RECORD').touch()
+    call(finished, 'drop_half_installed').check_returncode()
+    assert [whole.exists(), half.exists(), parked.exists()] == [True, False, False]
+
+
+# --- the choice of torch -----------------------------------------------------
+
+
+def test_torch_choice_is_remembered(finished):
+    assert call(finished, 'torch_choice').stdout == 'torch==2.13.0\n'
+    call(finished, 'remember_torch', TORCH='torch==2.10.0').check_returncode()
+    assert call(finished, 'torch_choice').stdout.startswith('torch==2.10.0\n')
+    assert call(finished, 'is_finished').returncode == 1
+    # A run without TORCH keeps it, another TORCH or index replaces it.
+    call(finished, 'remember_torch; fingerprint >$STAMP').check_returncode()
+    assert call(finished, 'is_finished').returncode == 0
+    assert call(finished, 'is_finished', TORCH='torch==2.10.0').returncode == 0
+    assert call(finished, 'is_finished', TORCH='torch==2.11.0').returncode == 1
+    other = {'TORCH': 'torch==2.10.0', 'PIP_INDEX_URL': 'http://user:secret@localhost'}
+    assert call(finished, 'is_finished', **other).returncode == 1
+    assert 'secret' not in call(finished, 'torch_choice', **other).stdout
+
+
+def fake_torch(folder, version):
+    """Writes a wheel that calls itself torch."""
+    wheel = folder / f'torch-{version}-py3-none-any.whl'
+    info = f'torch-{version}.dist-info'
+    metadata = f'Metadata-Version: 2.1\nName: torch\nVersion: {version}\n'
+    tags = 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
+    files = {
+        f'{info}/METADATA': metadata,
+        f'{info}/WHEEL': tags,
+        f'{info}/RECORD': f'{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n',
+    }
+    with zipfile.ZipFile(wheel, 'w') as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return str(wheel)
+
+
+@pytest.fixture
+def pip(tmp_path):
+    """Settings that lend this interpreter's pip to an empty venv, without network."""
+    if find_spec('pip') is None:
+        pytest.skip('this interpreter has no pip to lend')
+    folder = tmp_path / 'pip only'
+    folder.mkdir()
+    (folder / 'pip').symlink_to(Path(find_spec('pip').origin).parent)
+    return {
+        'PYTHONPATH': str(folder),
+        'PIP_NO_INDEX': '1',
+        'PIP_CONFIG_FILE': '/dev/null',
+    }
+
+
+def test_torch_is_exchanged(finished, pip):
+    for version in ('2.13.0', '2.10.0+cu130'):
+        choice = {'TORCH': fake_torch(finished, version), **pip}
+        call(finished, 'install_torch', **choice).check_returncode()
+        assert call(finished, 'torch_version').stdout == f'{version}\n'
+    again = call(finished, 'install_torch', **choice)
+    assert (again.returncode, again.stdout) == (0, '')
+
+
+def test_torch_too_new_is_refused(finished, pip):
+    result = call(
+        finished, 'install_torch', TORCH=fake_torch(finished, '2.14.0'), **pip
+    )
+    assert result.returncode != 0
+    (line,) = result.stderr.splitlines()
+    assert '2.14' in line
+    assert 'C++17' in line
+    assert call(finished, 'torch_version').returncode != 0
+
+
+def test_network_failure_is_one_line(finished, pip):
+    nowhere = {'PIP_INDEX_URL': 'http://127.0.0.1:9/', 'PIP_RETRIES': '1'}
+    del pip['PIP_NO_INDEX']
+    result = call(finished, 'run_pip "cannot install x" install x', **pip, **nowhere)
+    assert_one_line(result, 'cannot install x', 'no answer from the package index')
