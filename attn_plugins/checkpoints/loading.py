@@ -108,7 +108,9 @@ def _explained(source: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        reason = str(error).rpartition('WeightsUnpickler error: ')[2].splitlines()[0]
+        # torch wraps its reason in advice that would make the file run its code.
+        reason = str(error).rpartition('WeightsUnpickler error:')[2].strip()
+        reason = reason.partition('\n')[0]
         unsupported = re.search(r'GLOBAL (\S+)', str(error))
         if unsupported:
             reason = f'it asks for {unsupported[1]}, which could run code'

@@ -1,0 +1,177 @@
+"""Every shipped config loads, builds, and differs from its stock base as it says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmseg')
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS, MODELS
+from mmseg.structures import SegDataSample
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+NAMES = sorted(path.stem for path in CONFIGS.glob('*.py'))
+
+# What each config may change, and must: prefixes of the flattened keys.
+HEAD = {'custom_imports', 'model.decode_head'}
+VOC = {
+    *HEAD,
+    'crop_size',
+    'data_preprocessor.size',
+    'model.data_preprocessor.size',
+    'model.backbone.stem_channels',
+    'model.backbone.multi_grid',
+    'model.auxiliary_head.align_corners',
+    'train_pipeline',
+    'train_dataloader.dataset.datasets',
+    'optim_wrapper.optimizer.lr',
+    'optim_wrapper.optimizer.weight_decay',
+    'param_scheduler',
+    'train_cfg.max_iters',
+    'train_cfg.val_interval',
+    'default_hooks.checkpoint.interval',
+}
+DEPTH = {'model.backbone.depth', 'model.pretrained'}
+TRAINVAL = {
+    'load_from',
+    'model.pretrained',
+    'train_dataloader.dataset',
+    'optim_wrapper.optimizer.lr',
+    'param_scheduler',
+    'train_cfg.max_iters',
+    'train_cfg.val_interval',
+    'default_hooks.checkpoint.interval',
+}
+CHANGES = {
+    'eanet_r101_ade20k': HEAD,
+    'eanet_r50_ade20k': DEPTH,
+    'eanet_r101_cityscapes': HEAD,
+    'eanet_r50_cityscapes': DEPTH,
+    'eanet_r101_voc': VOC - {'data_preprocessor.size'},
+    'eanet_r50_voc': DEPTH,
+    'eanet_r101_voc_trainval': TRAINVAL,
+    'eanet_r50_voc_trainval': {'load_from', 'model.backbone.depth'},
+}
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def base_of(name: str) -> Config:
+    for node in ast.parse((CONFIGS / f'{name}.py').read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_':
+            base = ast.literal_eval(node.value)
+    if '::' not in base:
+        return Config.fromfile(CONFIGS / base)
+    package, path = base.split('::')
+    root = Path(__import__(package).__file__).parent
+    return Config.fromfile(root / '.mim' / 'configs' / path)
+
+
+def flatten(value, prefix: str = '') -> dict[str, object]:
+    """Flattens dicts to dotted keys, without the scope that mmengine writes in."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat = {}
+    for key, item in value.items():
+        if key != '_scope_':
+            flat.update(flatten(item, f'{prefix}.{key}' if prefix else key))
+    return flat
+
+
+def plain(value):
+    """Strips mmengine's scope and types for a comparison."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if k != '_scope_'}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def changed_keys(name: str) -> set[str]:
+    config = {k: plain(v) for k, v in flatten(load(name).to_dict()).items()}
+    base = {k: plain(v) for k, v in flatten(base_of(name).to_dict()).items()}
+    keys = config.keys() | base.keys()
+    return {key for key in keys if config.get(key, ...) != base.get(key, ...)}
+
+
+@pytest.mark.parametrize('name', sorted(CHANGES))
+def test_differs_from_its_base_only_as_listed(name):
+    allowed = CHANGES[name]
+    changed = changed_keys(name)
+    used = {
+        prefix
+        for prefix in allowed
+        for key in changed
+        if key == prefix or key.startswith(f'{prefix}.')
+    }
+    unexpected = {
+        key
+        for key in changed
+        if not any(key == p or key.startswith(f'{p}.') for p in allowed)
+    }
+    assert not unexpected
+    assert used == allowed
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_is_a_short_commented_diff(name):
+    lines = (CONFIGS / f'{name}.py').read_text().splitlines()
+    assert lines[0].startswith('# ')
+    assert len(lines) <= 60 or name == 'eanet_r18_camvid'  # which restates a data set
+    assert any(line.startswith('_base_ = ') for line in lines)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_trains_one_step_on_an_odd_image(name):
+    config = load(name)
+    init_default_scope(config.default_scope)
+    config.model.update(pretrained=None)
+    model = revert_sync_batchnorm(MODELS.build(config.model))
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=(33, 47)))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 5, (1, 33, 47)))
+        samples.append(sample)
+    losses = model.loss(torch.rand(2, 3, 33, 47), samples)
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    untouched = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not untouched
+
+
+def build_dataset(dataset: dict, root: Path):
+    """Builds a data set over an empty one of its layout."""
+    for folder in dataset['data_prefix'].values():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    if dataset.get('ann_file'):
+        (root / dataset['ann_file']).parent.mkdir(parents=True, exist_ok=True)
+        (root / dataset['ann_file']).touch()
+    return DATASETS.build(dict(dataset, data_root=str(root), lazy_init=True))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_classes_of_model_and_data_agree(name, tmp_path):
+    config = load(name)
+    init_default_scope(config.default_scope)
+    heads = [config.model.decode_head, config.model.get('auxiliary_head')]
+    for split in ('train', 'val', 'test'):
+        dataset = config[f'{split}_dataloader'].dataset
+        for leaf in dataset.get('datasets', [dataset]):
+            classes = build_dataset(leaf, tmp_path).metainfo['classes']
+            assert {head.num_classes for head in heads if head} == {len(classes)}
+
+
+@pytest.mark.parametrize('name', ['eanet_r101_voc', 'eanet_r50_voc'])
+def test_voc_schedule_is_the_papers(name):
+    config = load(name)
+    assert config.train_cfg.max_iters == config.param_scheduler[0].end == 45000
+    assert config.optim_wrapper.optimizer.lr == 0.009
+    for dataset in config.train_dataloader.dataset.datasets:
+        crop = next(t for t in dataset.pipeline if t['type'] == 'RandomCrop')
+        assert tuple(crop['crop_size']) == (513, 513)
