@@ -145,7 +145,7 @@ install_torch() {
   [[ -e $TORCH_INSTALLED ]] && force=(--force-reinstall)
   say "installing $requirement (a large download)"
   run_pip "cannot install $requirement (must be torch >= 2.6 and < 2.14: mmcv 2.1.0 is \
-C++17, which torch 2.14 no longer accepts; choose another with TORCH=...)" \
+C++17, which torch 2.14 no longer accepts; to go back: TORCH=$(pin torch))" \
     install --no-deps "${force[@]}" -c <(echo 'torch>=2.6,<2.14') "$requirement"
   printf '%s\n' "$choice" >"$TORCH_INSTALLED"
 }
@@ -268,6 +268,7 @@ main() {
   fi
   python=$(find_python)
   check_tools "$python"
+  trap 'die "interrupted: run it again, and it goes on"' INT
   take_lock
   make_venv "$python"
   remember_torch
