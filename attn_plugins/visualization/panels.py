@@ -1,0 +1,112 @@
+"""What a segmentor sees, what it should say and what it says, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+UNLABELLED = 255
+UNLABELLED_COLOUR = (255, 255, 255)
+
+Colour = Sequence[int]
+
+
+class Sample(NamedTuple):
+    """One row of panels.
+
+    Attributes:
+        image: RGB picture (H, W, 3), 8-bit.
+        truth: Class indices (H, W), `UNLABELLED` where there is none.
+        prediction: Class indices (H, W).
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+
+
+def colourise(label: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
+    """Turns class indices (H, W) into an RGB picture (H, W, 3)."""
+    table = np.tile(np.uint8(UNLABELLED_COLOUR), (256, 1))
+    table[: len(palette)] = palette
+    return table[label]
+
+
+def prediction_panels(
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    width: float = 9.0,
+) -> Figure:
+    """Draws input, truth and prediction, one sample a row, above a legend.
+
+    Colours alone do not tell many classes apart, for anyone, so large regions also
+    carry the name of their class.
+
+    Args:
+        samples: The rows.
+        classes: Names of the classes, by index.
+        palette: RGB colours of the classes, by index, 0 to 255.
+        width: Width of the figure in inches.
+    """
+    aspects = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
+    figure = Figure(
+        figsize=(width, width / 3 * sum(aspects) + 0.9), layout='constrained'
+    )
+    grid = figure.subplots(
+        len(samples), 3, squeeze=False, gridspec_kw={'height_ratios': aspects}
+    )
+    for axes, title in zip(grid[0], ('input', 'truth', 'prediction'), strict=True):
+        axes.set_title(title)
+    for row, sample in zip(grid, samples, strict=True):
+        row[0].imshow(sample.image)
+        for axes, label in zip(row[1:], sample[1:], strict=True):
+            axes.imshow(colourise(label, palette), interpolation='nearest')
+            _name_regions(axes, label, classes)
+        for axes in row:
+            axes.set_axis_off()
+    figure.legend(
+        handles=_legend(samples, classes, palette),
+        loc='outside lower center',
+        ncols=8,
+        frameon=False,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
+    return figure
+
+
+def _name_regions(axes: Axes, label: np.ndarray, classes: Sequence[str]) -> None:
+    """Writes each class's name where its region has most room, if there is enough."""
+    outline = [withStroke(linewidth=2, foreground='white')]
+    # A name is wide: in a picture this much narrower it needs as much room both ways.
+    squeeze = 4
+    for index in np.setdiff1d(label, [UNLABELLED]):
+        inside = np.pad(label[:, ::squeeze] == index, 1).astype(np.uint8)
+        depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        _, room, _, (x, y) = cv2.minMaxLoc(depth)
+        if room > 0.03 * label.shape[0]:
+            x, y = squeeze * (x - 1), y - 1
+            text = axes.text(x, y, classes[index], path_effects=outline)
+            text.set(ha='center', va='center', fontsize=8)
+
+
+def _legend(
+    samples: Sequence[Sample], classes: Sequence[str], palette: Sequence[Colour]
+) -> list[Patch]:
+    shown = np.unique([index for sample in samples for index in np.unique(sample[1:])])
+    return [
+        Patch(
+            label='unlabelled' if index == UNLABELLED else classes[index],
+            facecolor=colourise(index, palette) / 255,
+            edgecolor='0.5',
+        )
+        for index in shown
+    ]

@@ -1,0 +1,88 @@
+"""Curves: the numbers of mmengine's log, on axes that say what they are."""
+
+import json
+
+import pytest
+
+from attn_plugins.visualization import read_scalars, series, training_curves
+
+# As mmengine 0.10.7 writes it: training and validation records in one file.
+LOG = [
+    {'lr': 0.01, 'loss': 2.5, 'time': 0.4, 'iter': 10, 'step': 10},
+    {'lr': 0.008, 'loss': 1.5, 'time': 0.4, 'iter': 20, 'step': 20},
+    {'aAcc': 80.0, 'mIoU': 55.0, 'mAcc': 60.0, 'step': 20},
+    {'lr': 0.005, 'loss': 1.0, 'time': 0.4, 'iter': 30, 'step': 30},
+]
+
+
+def drawn(axes):
+    return [tuple(map(list, line.get_data())) for line in axes.lines]
+
+
+def test_read_scalars_reads_what_mmengine_writes(tmp_path):
+    """Through mmengine's own writer, so that a change of its format is seen."""
+    backend = pytest.importorskip('mmengine.visualization').LocalVisBackend(tmp_path)
+    backend.add_scalars({'lr': 0.01, 'loss': 2.5}, step=10)
+    backend.add_scalars({'mIoU': 55.0}, step=10)
+    records = read_scalars(tmp_path / 'scalars.json')
+    assert records == [
+        {'lr': 0.01, 'loss': 2.5, 'step': 10},
+        {'mIoU': 55.0, 'step': 10},
+    ]
+
+
+def test_read_scalars_names_the_bad_line(tmp_path):
+    path = tmp_path / 'scalars.json'
+    path.write_text(json.dumps(LOG[0]) + '\n{"lr": 0.0')
+    with pytest.raises(ValueError, match=r'scalars\.json, line 2, is not JSON'):
+        read_scalars(path)
+
+
+def test_read_scalars_refuses_an_empty_log(tmp_path):
+    path = tmp_path / 'scalars.json'
+    path.touch()
+    with pytest.raises(ValueError, match='has logged nothing yet'):
+        read_scalars(path)
+
+
+def test_series_picks_the_records_that_have_the_key():
+    assert series(LOG, 'loss') == ([10, 20, 30], [2.5, 1.5, 1.0])
+    assert series(LOG, 'mIoU') == ([20], [55.0])
+    assert series(LOG, 'bbox_mAP') == ([], [])
+
+
+def test_training_curves_draws_the_series():
+    figure = training_curves({'EANet': LOG})
+    loss, rate, miou = figure.axes
+    assert drawn(loss) == [([10, 20, 30], [2.5, 1.5, 1.0])]
+    assert drawn(rate) == [([10, 20, 30], [0.01, 0.008, 0.005])]
+    assert drawn(miou) == [([20], [55.0])]
+    assert miou.get_ylim() == (0, 100)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ['training loss', 'learning rate', 'validation mIoU (%)']
+    assert {axes.get_xlabel() for axes in figure.axes} == {'iteration'}
+    assert figure.get_size_inches().tolist() == pytest.approx([10.2, 2.8])
+    assert not figure.legends
+
+
+def test_a_single_validation_is_visible():
+    """A line through one point alone would draw nothing."""
+    miou = training_curves({'EANet': LOG}).axes[2]
+    assert miou.lines[0].get_marker() == 'o'
+
+
+def test_runs_keep_their_colours_and_share_a_legend():
+    figure = training_curves({'EANet': LOG, 'FCN': LOG[:2]}, keys=('loss', 'mIoU'))
+    loss, miou = figure.axes
+    assert drawn(loss)[1] == ([10, 20], [2.5, 1.5])
+    colours = [[line.get_color() for line in axes.lines] for axes in (loss, miou)]
+    assert colours[0] == colours[1]
+    assert len(set(colours[0])) == 2
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ['EANet', 'FCN']
+
+
+def test_a_scalar_that_no_run_has_is_said_to_be_missing():
+    missing = training_curves({'EANet': LOG}, keys=('bbox_mAP',)).axes[0]
+    assert [text.get_text() for text in missing.texts] == ['not logged']
+    assert not training_curves({'EANet': LOG}).axes[0].texts

@@ -1,0 +1,88 @@
+"""Panels: what is drawn where, not merely that something is."""
+
+import numpy as np
+import pytest
+
+from attn_plugins.visualization import Sample, colourise, prediction_panels
+from attn_plugins.visualization.panels import UNLABELLED
+
+CLASSES = ('sky', 'sea', 'boat', 'car')
+PALETTE = ((10, 20, 30), (40, 50, 60), (70, 80, 90), (100, 110, 120))
+
+
+@pytest.fixture
+def sample():
+    """Sky above sea in truth, sky alone in the prediction."""
+    image = np.full((40, 60, 3), 7, np.uint8)
+    truth = np.repeat([[0], [1]], [20, 20], axis=0) * np.ones((1, 60), int)
+    truth[:2] = UNLABELLED
+    return Sample(image, truth, np.zeros((40, 60), int))
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_colourise_uses_the_palette_and_white_for_unlabelled():
+    colours = colourise(np.array([[0, 3, UNLABELLED]]), PALETTE)
+    assert colours.dtype == np.uint8
+    assert colours.tolist() == [[[10, 20, 30], [100, 110, 120], [255, 255, 255]]]
+
+
+def test_panels_are_input_truth_prediction(sample):
+    figure = prediction_panels([sample], CLASSES, PALETTE)
+    assert [axes.get_title() for axes in figure.axes] == [
+        'input',
+        'truth',
+        'prediction',
+    ]
+    drawn = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_array_equal(drawn[0], sample.image)
+    np.testing.assert_array_equal(drawn[1], colourise(sample.truth, PALETTE))
+    np.testing.assert_array_equal(drawn[2], colourise(sample.prediction, PALETTE))
+
+
+def test_large_regions_carry_their_names_inside(sample):
+    figure = prediction_panels([sample], CLASSES, PALETTE)
+    image, truth, prediction = figure.axes
+    assert texts(image) == []
+    assert texts(truth) == ['sky', 'sea']
+    assert texts(prediction) == ['sky']
+    for text in truth.texts:
+        x, y = (round(place) for place in text.get_position())
+        assert CLASSES[sample.truth[y, x]] == text.get_text()
+
+
+def test_small_regions_carry_no_name(sample):
+    sample.prediction[30, 30] = 2
+    figure = prediction_panels([sample], CLASSES, PALETTE)
+    assert texts(figure.axes[2]) == ['sky']
+
+
+def test_legend_lists_what_is_shown(sample):
+    legend = prediction_panels([sample], CLASSES, PALETTE).legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ['sky', 'sea', 'unlabelled']
+    colour = legend.get_patches()[1].get_facecolor()[:3]
+    np.testing.assert_allclose(colour, np.array(PALETTE[1]) / 255)
+
+
+@pytest.mark.parametrize('rows', [1, 3])
+def test_figure_grows_by_rows_of_the_pictures_shape(sample, rows):
+    figure = prediction_panels([sample] * rows, CLASSES, PALETTE, width=6)
+    assert len(figure.axes) == 3 * rows
+    width, height = figure.get_size_inches()
+    assert width == 6
+    assert height == pytest.approx(0.9 + rows * 6 / 3 * 40 / 60)
+
+
+def test_nothing_is_cut_off(sample):
+    figure = prediction_panels([sample] * 2, CLASSES, PALETTE)
+    figure.draw_without_rendering()
+    inside = figure.bbox
+    for artist in (*figure.axes, figure.legends[0]):
+        box = artist.get_tightbbox()
+        assert box.x0 >= inside.x0 - 1
+        assert box.y0 >= inside.y0 - 1
+        assert box.x1 <= inside.x1 + 1
+        assert box.y1 <= inside.y1 + 1
