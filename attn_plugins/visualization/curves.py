@@ -63,7 +63,7 @@ def training_curves(
         for name, records in runs.items():
             steps, values = series(records, key)
             # A few validations are points with lines between, not a curve.
-            axes.plot(steps, values, marker='o' if len(steps) < 25 else '', label=name)
+            axes.plot(steps, values, marker='o' if len(steps) < 15 else '', label=name)
         axes.set(title=TITLES.get(key, key), xlabel='iteration')
         axes.grid(alpha=0.3)
         if key == 'mIoU':
