@@ -45,10 +45,11 @@ def register_all() -> None:
     reported by a warning and skipped, so that it does not take the other hosts with it.
     """
     for host, module in _COMPONENTS.items():
-        if host in _registered or host in _errors or missing_modules(host):
+        if host in _registered or host in _errors:
             continue
         try:
-            _registered[host] = tuple(importlib.import_module(module).REGISTERED)
+            if not missing_modules(host):
+                _registered[host] = tuple(importlib.import_module(module).REGISTERED)
         except Exception as error:  # mm packages raise AssertionError, KeyError, ...
             _errors[host] = f'{type(error).__name__}: {error}'
             warnings.warn(

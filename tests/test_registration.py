@@ -111,6 +111,8 @@ def test_names_are_what_configs_say():
     from mmengine.registry import MODELS
     from mmseg.registry import MODELS as MMSEG_MODELS
 
+    import attn_plugins  # noqa: F401 (registers)
+
     assert MODELS.get('ExternalAttention2d').__name__ == 'ExternalAttention2d'
     assert MODELS.get('EANeck').__name__ == 'EANeck'
     assert MMSEG_MODELS.get('EAHead').__name__ == 'EAHead'

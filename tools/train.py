@@ -7,6 +7,7 @@ tools/dist_train.sh CONFIG 4                     # 4 GPUs
 
 import argparse
 
+from mmengine.device import is_cuda_available
 from mmengine.runner import Runner
 
 from attn_plugins.mm.launch import (
@@ -42,6 +43,8 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     if args.amp:
+        if not is_cuda_available():
+            raise LaunchError('--amp needs a GPU, and torch sees none')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
