@@ -9,6 +9,22 @@ Size letters used throughout::
 against it, in values and in every gradient.
 """
 
-from .external import external_attention, external_attention_block, normalize_logits
+from .external import (
+    add_attended,
+    external_attention,
+    external_attention_block,
+    fold_projections,
+    normalize_logits,
+    product_moments,
+    slot_attention,
+)
 
-__all__ = ['external_attention', 'external_attention_block', 'normalize_logits']
+__all__ = [
+    'add_attended',
+    'external_attention',
+    'external_attention_block',
+    'fold_projections',
+    'normalize_logits',
+    'product_moments',
+    'slot_attention',
+]

@@ -80,6 +80,42 @@ def normalize_logits(
     return attn.to(logits.dtype)
 
 
+def slot_attention(
+    x: Tensor,
+    key: Tensor,
+    *,
+    logit_bias: Tensor | None = None,
+    normalization: Normalization = 'double',
+    eps: float = 0.0,
+) -> Tensor:
+    """Attention of every pixel to S memory slots (eq. 7).
+
+    Args:
+        x: Features, ``(..., C, N)``.
+        key: Memory M_k, ``(S, C)``.
+        logit_bias: Added to the logits of each slot, ``(S,)``.
+        normalization: As in :func:`normalize_logits`.
+        eps: As in :func:`normalize_logits`.
+
+    Returns:
+        ``(..., S, N)``.
+
+    Raises:
+        ValueError: If shapes do not fit, or as in :func:`normalize_logits`.
+    """
+    if key.ndim != 2:
+        raise ValueError(f'key must be (S, C), got {tuple(key.shape)}')
+    if x.ndim < 2 or x.shape[-2] != key.shape[1]:
+        raise ValueError(
+            f'x must be (..., {key.shape[1]}, N) to fit key {tuple(key.shape)}, '
+            f'got {tuple(x.shape)}'
+        )
+    logits = key @ x
+    if logit_bias is not None:
+        logits = logits + logit_bias.unsqueeze(-1)
+    return normalize_logits(logits, normalization=normalization, eps=eps)
+
+
 def external_attention(
     x: Tensor,
     key: Tensor,
@@ -89,7 +125,7 @@ def external_attention(
     normalization: Normalization = 'double',
     eps: float = 0.0,
 ) -> Tensor:
-    """Attention of every pixel to S memory slots (eq. 7 and 8).
+    """External attention without projections (eq. 7 and 8).
 
     Args:
         x: Features, ``(..., C, N)``.
@@ -105,20 +141,14 @@ def external_attention(
     Raises:
         ValueError: If shapes do not fit, or as in :func:`normalize_logits`.
     """
-    if key.ndim != 2 or value.ndim != 2 or key.shape[0] != value.shape[0]:
+    if value.ndim != 2 or value.shape[0] != key.shape[0]:
         raise ValueError(
-            'key must be (S, C) and value (S, D) with the same S, '
-            f'got {tuple(key.shape)} and {tuple(value.shape)}'
+            f'value must be (S, D) with the S of key {tuple(key.shape)}, '
+            f'got {tuple(value.shape)}'
         )
-    if x.ndim < 2 or x.shape[-2] != key.shape[1]:
-        raise ValueError(
-            f'x must be (..., {key.shape[1]}, N) to fit key {tuple(key.shape)}, '
-            f'got {tuple(x.shape)}'
-        )
-    logits = key @ x  # (..., S, N)
-    if logit_bias is not None:
-        logits = logits + logit_bias.unsqueeze(-1)
-    attn = normalize_logits(logits, normalization=normalization, eps=eps)
+    attn = slot_attention(
+        x, key, logit_bias=logit_bias, normalization=normalization, eps=eps
+    )
     return value.T @ attn
 
 
@@ -138,10 +168,6 @@ def external_attention_block(
 
     Both orders are the same function of the same parameters. Folding is the cheaper one
     exactly when there are more pixels than slots.
-
-    Under double normalisation a query bias moves all of a slot's logits by the same
-    amount, which the softmax over pixels ignores. It stays in the autograd graph, with
-    zero gradient: a parameter outside of it stops distributed training.
 
     Args:
         x: Features, ``(..., C, N)``.
@@ -173,14 +199,9 @@ def external_attention_block(
         )
         return out_weight @ out
 
-    folded_key = key @ query_weight  # (S, C)
-    folded_value = value @ out_weight.T  # (S, C)
-    logit_bias = None
-    if query_bias is not None:
-        if normalization == 'double':
-            folded_key = folded_key + 0 * query_bias.sum()
-        else:
-            logit_bias = key @ query_bias
+    folded_key, folded_value, logit_bias = fold_projections(
+        query_weight, query_bias, key, value, out_weight, normalization=normalization
+    )
     return external_attention(
         x,
         folded_key,
@@ -189,3 +210,72 @@ def external_attention_block(
         normalization=normalization,
         eps=eps,
     )
+
+
+def fold_projections(
+    query_weight: Tensor,
+    query_bias: Tensor | None,
+    key: Tensor,
+    value: Tensor,
+    out_weight: Tensor,
+    *,
+    normalization: Normalization = 'double',
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Multiplies the projections of :func:`external_attention_block` into its memories.
+
+    Under double normalisation a query bias moves all of a slot's logits by the same
+    amount, which the softmax over pixels ignores. It stays in the autograd graph, with
+    zero gradient: a parameter outside of it stops distributed training.
+
+    Args: as in :func:`external_attention_block`.
+
+    Returns:
+        ``M_k W`` and ``(W_o M_v)^T``, ``(S, C)`` each, and the bias of the logits,
+        ``(S,)`` or None.
+    """
+    folded_key = key @ query_weight
+    folded_value = value @ out_weight.T
+    if query_bias is None:
+        return folded_key, folded_value, None
+    if normalization == 'double':
+        return folded_key + 0 * query_bias.sum(), folded_value, None
+    return folded_key, folded_value, key @ query_bias
+
+
+def product_moments(value: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of ``value.T @ attn`` per channel, without that product.
+
+    They are what batch norm needs after the output projection. With the mean a' and the
+    covariance K of the attention over all pixels of the batch, the mean is V a' and the
+    variance is v K v for each column v of ``value``: S x S numbers in place of a map.
+
+    Args:
+        value: ``(S, C)``.
+        attn: ``(B, S, N)``.
+
+    Returns:
+        Mean and (biased) variance, ``(C,)`` each, in float32 or better.
+    """
+    dtype = torch.promote_types(attn.dtype, torch.float32)
+    slots = attn.to(dtype).transpose(0, 1).flatten(1)  # (S, B * N)
+    value = value.to(dtype)
+    mean = slots.mean(dim=1)
+    centred = slots - mean.unsqueeze(1)
+    # Centred first: the slots' weights differ little from each other, and the
+    # difference of two large squares would lose them.
+    covariance = centred @ centred.T / slots.shape[1]
+    return mean @ value, (value * (covariance @ value)).sum(dim=0)
+
+
+def add_attended(x: Tensor, attn: Tensor, value: Tensor) -> Tensor:
+    """Returns ``x + value.T @ attn``, in one product where the types allow it.
+
+    Args:
+        x: ``(B, C, N)``.
+        attn: ``(B, S, N)``.
+        value: ``(S, C)``.
+    """
+    if x.dtype != attn.dtype or torch.is_autocast_enabled(x.device.type):
+        return x + value.T @ attn
+    value = value.T.to(attn.dtype)
+    return torch.baddbmm(x, value.expand(len(x), -1, -1), attn)

@@ -5,8 +5,11 @@ for Visual Tasks", arXiv 2105.02358: eq. 7 to 11, Algorithm 1, Fig. 3.
 
 Differences from the released EANet:
 
-* The projections are folded into the memories (see ``attn_plugins.functional``): same
-  parameters, same function, about a ninth of the multiplications.
+* The projections are folded into the memories (see ``attn_plugins.functional``), and
+  the norm and the residual into the second product, in training too: same parameters,
+  same function, about a ninth of the multiplications, and no map but the input and the
+  output is kept for backward. The norm's own forward is then not called; a norm that
+  is not a plain batch norm, SyncBN in training too, is called as a module.
 * ``eps`` is 0 as in eq. 11, not 1e-9; set it for released weights.
 * On a CPU the released code keeps both memories in one storage, so they stay tied until
   the model is moved. Here they start equal, as its author intended, and have a storage
@@ -23,10 +26,15 @@ from ..functional.external import (
     ORDERS,
     Normalization,
     Order,
+    add_attended,
     check_choice,
     check_normalization,
     external_attention_block,
+    fold_projections,
+    product_moments,
+    slot_attention,
 )
+from .batch_norm import is_foldable, scale_and_shift
 
 
 def _check_positive(**sizes: int) -> None:
@@ -115,18 +123,51 @@ class ExternalAttention2d(nn.Module):
                 f'ExternalAttention2d(in_channels={self.in_channels}) expects '
                 f'(B, {self.in_channels}, H, W), got {tuple(x.shape)}'
             )
-        attended = external_attention_block(
-            x.flatten(2),
+        weights = (
             self.query.weight,
             self.query.bias,
             self.key.weight,
             self.key.weight if self.value is None else self.value.weight.T,
             self.out.weight,
+        )
+        pixels = x.flatten(2)
+        if self._folds(pixels) and is_foldable(self.norm):
+            return self._forward_folded(pixels, weights).view_as(x)
+        attended = external_attention_block(
+            pixels,
+            *weights,
             normalization=self.normalization,
             eps=self.eps,
             order=self.order,
         )
         return F.relu(x + self.norm(attended.view_as(x)))
+
+    def _folds(self, pixels: Tensor) -> bool:
+        if self.order == 'auto':
+            return pixels.shape[-1] > self.num_slots
+        return self.order == 'folded'
+
+    def _forward_folded(self, pixels: Tensor, weights: tuple) -> Tensor:
+        """Folds the projections, the norm and the residual: two products are left."""
+        key, value, logit_bias = fold_projections(
+            *weights, normalization=self.normalization
+        )
+        attn = slot_attention(
+            pixels,
+            key,
+            logit_bias=logit_bias,
+            normalization=self.normalization,
+            eps=self.eps,
+        )
+        scale, shift = scale_and_shift(
+            self.norm, lambda: product_moments(value, attn), attn[:, 0].numel()
+        )
+        value = value * scale
+        if self.eps:
+            out = add_attended(pixels, attn, value) + shift.unsqueeze(-1)
+        else:  # a pixel's weights sum to 1, so that each slot can carry the shift
+            out = add_attended(pixels, attn, value + shift)
+        return out.relu_()
 
     def extra_repr(self) -> str:
         return (

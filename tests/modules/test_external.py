@@ -43,6 +43,73 @@ def test_equals_reference_with_residual_norm_relu(normalization, tied):
     assert_close(layer.norm.running_var, norm.running_var)
 
 
+def outcome(layer: ExternalAttention2d, order: str, x: torch.Tensor) -> dict:
+    """Returns output, all gradients and the norm's statistics of one step."""
+    layer = copy.deepcopy(layer)
+    layer.order = order
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    probe = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    (out * probe).sum().backward()
+    gradients = {name: p.grad for name, p in layer.named_parameters()}
+    return dict(out=out, x=x.grad, **gradients, **dict(layer.norm.named_buffers()))
+
+
+@pytest.mark.parametrize('size', [(1, 2), (1, 9), (9, 1), (5, 7)])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(tied=True),
+        dict(eps=0.1),
+        dict(normalization='softmax'),
+        dict(mid_channels=3),
+        dict(norm_layer=lambda c: nn.BatchNorm2d(c, momentum=None)),
+        dict(norm_layer=lambda c: nn.BatchNorm2d(c, affine=False)),
+        dict(norm_layer=lambda c: nn.BatchNorm2d(c, track_running_stats=False)),
+        dict(norm_layer=nn.SyncBatchNorm),
+        dict(norm_layer=lambda c: nn.GroupNorm(2, c)),
+    ],
+    ids=lambda options: ','.join(options) or 'default',
+)
+def test_folded_step_equals_plain_step(options, training, size):
+    """Values, every gradient and the running statistics, the norm folded or not."""
+    if training and options.get('norm_layer') is nn.SyncBatchNorm:
+        pytest.skip('SyncBatchNorm trains on a GPU alone')
+    layer = ExternalAttention2d(6, 4, **options).double().train(training)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    for _, buffer in layer.norm.named_buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    # The images differ: statistics must be those of the batch.
+    x = torch.randn(3, 6, *size, dtype=torch.float64) * torch.tensor(
+        [0.1, 1.0, 3.0], dtype=torch.float64
+    ).view(3, 1, 1, 1)
+    folded, plain = outcome(layer, 'folded', x), outcome(layer, 'plain', x)
+    assert folded.keys() == plain.keys()
+    for name, expected in plain.items():
+        assert_close(folded[name], expected, rtol=1e-8, atol=1e-9, msg=name)
+
+
+def test_folding_keeps_small_variances():
+    """Attention that hardly differs between pixels: E[a a] - E[a] E[a] would fail."""
+    layer = ExternalAttention2d(16, 64)
+    x = 1e-3 * torch.randn(2, 16, 32, 32)
+    exact = outcome(copy.deepcopy(layer).double(), 'plain', x.double())
+    folded = outcome(layer, 'folded', x)
+    variance = exact['running_var'] - 0.9  # what this step's variance contributed
+    assert variance.max() < 1e-5
+    assert_close(folded['out'].double(), exact['out'], rtol=0.01, atol=0.01)
+
+
+def test_one_value_per_channel_has_no_statistics():
+    layer = ExternalAttention2d(4, 4, order='folded')
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        layer(torch.randn(1, 4, 1, 1))
+
+
 @pytest.mark.parametrize('order', ['auto', 'folded', 'plain'])
 def test_every_parameter_gets_a_gradient(order):
     layer = ExternalAttention2d(8, 4, order=order)

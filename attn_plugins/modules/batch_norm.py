@@ -1,0 +1,73 @@
+"""Batch norm as a scale and a shift, for layers that can do without its input.
+
+A layer whose output's mean and variance have a closed form folds its batch norm into
+its weights, in training as well. The norm stays a real ``nn.BatchNorm2d``, so that
+``norm_eval``, SyncBN conversion, weight decay rules and checkpoints see it; only its
+forward is not called.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def is_foldable(norm: nn.Module) -> bool:
+    """Tells whether :func:`scale_and_shift` can stand in for ``norm``.
+
+    In training a SyncBatchNorm cannot: its statistics are those of all processes.
+    """
+    return type(norm) is nn.BatchNorm2d or (
+        isinstance(norm, _BatchNorm) and not _uses_batch_statistics(norm)
+    )
+
+
+def _uses_batch_statistics(norm: _BatchNorm) -> bool:
+    return norm.training or norm.running_mean is None
+
+
+def scale_and_shift(
+    norm: _BatchNorm, moments: Callable[[], tuple[Tensor, Tensor]], count: int
+) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift with ``norm(y) == y * scale + shift``, per channel.
+
+    In training it updates the running statistics, once, as ``norm(y)`` would.
+
+    Args:
+        norm: The batch norm.
+        moments: Returns mean and biased variance of y; called only if they are needed.
+        count: Values per channel that they are taken over.
+
+    Raises:
+        ValueError: If there is one value per channel to take statistics of.
+    """
+    if _uses_batch_statistics(norm):
+        if count < 2:
+            raise ValueError(
+                'batch norm in training needs more than 1 value per channel, got 1: '
+                'use a larger batch or map, or put the norm into eval mode'
+            )
+        mean, var = moments()
+        if norm.training and norm.track_running_stats:
+            _update_running_statistics(norm, mean, var * (count / (count - 1)))
+    else:
+        mean, var = norm.running_mean, norm.running_var
+    dtype = torch.promote_types(mean.dtype, torch.float32)
+    scale = torch.rsqrt(var.to(dtype) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -mean.to(dtype) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return scale, shift
+
+
+@torch.no_grad()
+def _update_running_statistics(norm: _BatchNorm, mean: Tensor, var: Tensor) -> None:
+    norm.num_batches_tracked.add_(1)
+    momentum = norm.momentum
+    if momentum is None:  # a cumulative average
+        momentum = 1 / norm.num_batches_tracked.item()
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(var.to(norm.running_var.dtype), momentum)
