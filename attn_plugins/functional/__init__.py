@@ -18,6 +18,7 @@ from .external import (
     product_moments,
     slot_attention,
 )
+from .self_attention import self_attention
 
 __all__ = [
     'add_attended',
@@ -26,5 +27,6 @@ __all__ = [
     'fold_projections',
     'normalize_logits',
     'product_moments',
+    'self_attention',
     'slot_attention',
 ]

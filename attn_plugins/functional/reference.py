@@ -92,3 +92,68 @@ def external_attention_block(
         query, key, value, normalization=normalization, eps=eps
     )
     return attended @ out_weight.T
+
+
+def multi_head_external_attention(
+    x: Tensor,
+    key: Tensor,
+    key_bias: Tensor | None,
+    value: Tensor,
+    value_bias: Tensor | None,
+    *,
+    num_heads: int,
+    normalization: str = 'double',
+    eps: float = 0.0,
+) -> Tensor:
+    """External attention head by head, memories shared (Algorithm 2, eq. 12 to 14).
+
+    Between the query and the output projection, which are plain linear layers.
+
+    Args:
+        x: Queries, ``(B, N, C)``; head i has the i-th C / h channels.
+        key: Memory M_k, ``(S, C / h)``.
+        key_bias: ``(S,)``, or None.
+        value: Memory M_v, ``(S, C / h)``.
+        value_bias: ``(C / h,)``, or None.
+        num_heads: h.
+        normalization: As in :func:`external_attention`.
+        eps: As in :func:`external_attention`.
+
+    Returns:
+        ``(B, N, C)``.
+    """
+    # A bias of the logits is one more channel: 1 in every pixel.
+    if key_bias is not None:
+        key = torch.cat([key, key_bias[:, None]], dim=1)
+    outputs = []
+    for head in x.chunk(num_heads, dim=2):
+        if key_bias is not None:
+            head = torch.cat([head, torch.ones_like(head[..., :1])], dim=2)
+        out = external_attention(head, key, value, normalization=normalization, eps=eps)
+        outputs.append(out if value_bias is None else out + value_bias)
+    return torch.cat(outputs, dim=2)
+
+
+def self_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, normalization: str = 'softmax'
+) -> Tensor:
+    """Self-attention of one head, one number at a time (EA, eq. 1 and 2).
+
+    Args:
+        q: ``(B, N, D)``.
+        k: ``(B, N, D)``.
+        v: ``(B, N, D)``.
+        scale: Multiplies the logits.
+        normalization: 'softmax' over keys, or 'double': over queries, then L1 over
+            keys.
+
+    Returns:
+        ``(B, N, D)``.
+    """
+    images = [
+        external_attention(
+            scale * queries[None], keys, values, normalization=normalization
+        )[0]
+        for queries, keys, values in zip(q, k, v, strict=True)
+    ]
+    return torch.stack(images)

@@ -5,12 +5,17 @@ Every host looks a name up there after its own registry, so one registration ser
 
 from mmengine.registry import MODELS
 
+from .. import modules
 from ..checkpoints.loading import install_safe_loading
-from ..modules import EANeck, ExternalAttention2d
 from .norms import takes_norm_cfg
 
-REGISTERED = ('EANeck', 'ExternalAttention2d')
+REGISTERED = (
+    'EANeck',
+    'ExternalAttention2d',
+    'MultiHeadExternalAttention',
+    'SelfAttention2d',
+)
 
-for module in (EANeck, ExternalAttention2d):
-    MODELS.register_module(module=takes_norm_cfg(module))
+for name in REGISTERED:
+    MODELS.register_module(module=takes_norm_cfg(getattr(modules, name)))
 install_safe_loading()

@@ -1,5 +1,11 @@
 """``nn.Module`` layers: parameters and one call into ``attn_plugins.functional``."""
 
-from .external import EANeck, ExternalAttention2d
+from .external import EANeck, ExternalAttention2d, MultiHeadExternalAttention
+from .self_attention import SelfAttention2d
 
-__all__ = ['EANeck', 'ExternalAttention2d']
+__all__ = [
+    'EANeck',
+    'ExternalAttention2d',
+    'MultiHeadExternalAttention',
+    'SelfAttention2d',
+]

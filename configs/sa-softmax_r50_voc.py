@@ -1,0 +1,4 @@
+# FCN + self-attention, softmax: EA paper, Table I (76.2 mIoU printed), the recipe of
+# eanet_r50_voc_os16.py.
+_base_ = './eanet_r50_voc_os16.py'
+model = dict(decode_head=dict(attn=dict(type='SelfAttention2d')))
