@@ -22,7 +22,7 @@ def read_readme() -> str:
 MM = ['mmengine>=0.10.7,<1', 'mmcv>=2.1,<2.2', 'setuptools<82']
 EXTRAS = {
     'det': [*MM, 'mmdet>=3.3,<4'],
-    'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex'],
+    'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
     'test': ['pytest', 'ruff'],
 }
@@ -37,8 +37,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['attn_plugins*']),
-    # `.mim/configs` and `.mim/tools` link to the folders of the repository: there `mim`
-    # looks, in a wheel and in an editable install alike.
+    # `.mim/configs` and `.mim/tools` link to the folders of the repository; the wheel
+    # holds copies, where `mim` looks for them.
     package_data={'attn_plugins': ['py.typed', '.mim/**/*']},
     exclude_package_data={'attn_plugins': ['.mim/**/__pycache__/*']},
     # Never the mm distributions: a maintained fork ships the same modules under other

@@ -53,7 +53,7 @@ def test_wheel_carries_all_that_mim_looks_for(contents, folder):
     assert expected <= contents
 
 
-def test_links_reach_the_folders_in_an_editable_install():
+def test_links_reach_the_folders_of_the_checkout():
     for folder in ('configs', 'tools'):
         link = ROOT / 'attn_plugins/.mim' / folder
         assert link.is_symlink()

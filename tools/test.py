@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
         '--format-only',
         action='store_true',
         help='write the test server files to the folder --out, compute no metrics and '
-        'need no annotations',
+        'load no label maps',
     )
     add_common_arguments(parser)
     return parser.parse_args()
@@ -53,7 +53,8 @@ def parse_args() -> argparse.Namespace:
 
 def prepare(args: argparse.Namespace) -> Config:
     """Turns the arguments into settings of the config."""
-    if args.format_only and (not args.out or args.out.endswith('.pkl')):
+    to_file = bool(args.out) and args.out.endswith(('.pkl', '.pickle'))
+    if args.format_only and (not args.out or to_file):
         raise LaunchError('--format-only needs a folder to write to: --out DIR')
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
@@ -61,7 +62,7 @@ def prepare(args: argparse.Namespace) -> Config:
         augment_test_time(cfg)
     if args.show_dir:
         paint_predictions(cfg, args.show_dir)
-    if args.out and args.out.endswith('.pkl'):
+    if to_file:
         dump_predictions(cfg, args.out)
     elif args.out:
         format_results(cfg, args.out, only=args.format_only)

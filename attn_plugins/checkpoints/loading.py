@@ -113,21 +113,25 @@ def _explained(source: str) -> Iterator[None]:
         reason = reason.partition('\n')[0]
         unsupported = re.search(r'GLOBAL (\S+)', str(error))
         if unsupported:
-            reason = f'it asks for {unsupported[1]}, which could run code'
+            reason = f'it asks for {unsupported[1]}, which is not on the safe list'
         raise pickle.UnpicklingError(
             f'{source} is refused: {reason}. Checkpoints may hold tensors, numbers, '
             'text and training logs; have its author save the state_dict alone.'
         ) from None
-    except (EOFError, RuntimeError) as error:
+    except (EOFError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or 'the file ends too early').splitlines()[0]
+        if type(error) is RuntimeError and 'PytorchStreamReader' not in reason:
+            raise  # no GPU for a GPU's tensors, out of memory, ...: torch says it well
         raise RuntimeError(
-            f'{source} cannot be read as a checkpoint; it is damaged or incomplete '
-            f'({str(error).strip().splitlines()[0] if str(error) else "empty file"})'
+            f'{source} cannot be read as a checkpoint, it is damaged or incomplete: '
+            f'{reason}'
         ) from error
 
 
 def install_safe_loading() -> None:
-    """Makes every loading path of mmengine (load, resume, init_cfg) use the above.
+    """Makes mmengine load local files and downloads, for whatever use, as above.
 
+    Its loaders for ``pavi://`` and ``s3://`` stay as they are, under torch's own check.
     A change of this process only; doing it twice changes nothing.
     """
     torch.serialization.add_safe_globals(_safe_globals())

@@ -257,14 +257,17 @@ def product_moments(value: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
         Mean and (biased) variance, ``(C,)`` each, in float32 or better.
     """
     dtype = torch.promote_types(attn.dtype, torch.float32)
-    slots = attn.to(dtype).transpose(0, 1).flatten(1)  # (S, B * N)
-    value = value.to(dtype)
-    mean = slots.mean(dim=1)
-    centred = slots - mean.unsqueeze(1)
-    # Centred first: the slots' weights differ little from each other, and the
-    # difference of two large squares would lose them.
-    covariance = centred @ centred.T / slots.shape[1]
-    return mean @ value, (value * (covariance @ value)).sum(dim=0)
+    # Autocast would take the products below in half precision again.
+    with torch.autocast(attn.device.type, enabled=False):
+        slots = attn.to(dtype).transpose(0, 1).flatten(1)  # (S, B * N)
+        value = value.to(dtype)
+        mean = slots.mean(dim=1)
+        # Centred first: the slots' weights differ little from each other, and the
+        # difference of two large squares would lose them.
+        centred = slots - mean.unsqueeze(1)
+        covariance = centred @ centred.T / slots.shape[1]
+        var = (value * (covariance @ value)).sum(dim=0)
+        return mean @ value, var.clamp_min(0)
 
 
 def add_attended(x: Tensor, attn: Tensor, value: Tensor) -> Tensor:

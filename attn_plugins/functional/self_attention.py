@@ -52,15 +52,18 @@ def self_attention(
         checkpoint(_log_sum_exp, q, block, use_reentrant=False)
         for block in k.split(block_size, dim=-2)
     ]
-    bias = -torch.cat(blocks, dim=-1).unsqueeze(-1).to(k.dtype)
-    # One more channel: q.k + 1 * bias. The fused kernels want v as wide as q and k.
+    bias = -torch.cat(blocks, dim=-1).unsqueeze(-1)
+    # Two more channels, q.k + 1 * bias + 1 * rest: what half precision rounds off the
+    # bias is the rest. The fused kernels want v as wide as q and k.
+    rounded = bias.to(k.dtype)
+    rest = (bias - rounded).to(k.dtype)
     out = F.scaled_dot_product_attention(
-        F.pad(q, (0, 1), value=1.0),
-        torch.cat([k, bias], dim=-1),
-        F.pad(v, (0, 1)),
+        F.pad(q, (0, 2), value=1.0),
+        torch.cat([k, rounded, rest], dim=-1),
+        F.pad(v, (0, 2)),
         scale=1.0,
     )
-    return out[..., :-1]
+    return out[..., :-2]
 
 
 def _log_sum_exp(q: Tensor, k: Tensor) -> Tensor:

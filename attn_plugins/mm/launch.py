@@ -98,10 +98,11 @@ def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
     paths: dict[str, None] = {}
     for dataset in _datasets(cfg, *splits):
         root = dataset.get('data_root') or ''
-        prefixes = dict(dataset.get('data_prefix') or {})
-        if not labels:
-            prefixes.pop('seg_map_path', None)
-        for path in (*prefixes.values(), dataset.get('ann_file')):
+        prefixes = dataset.get('data_prefix') or {}
+        if not isinstance(prefixes, dict):  # mmpretrain takes a single folder as well
+            prefixes = dict(img_path=prefixes)
+        folders = [p for key, p in prefixes.items() if labels or key != 'seg_map_path']
+        for path in (*folders, dataset.get('ann_file')):
             if isinstance(path, str) and path and '://' not in root + path:
                 paths[os.path.join(root, path)] = None
     if all(map(os.path.exists, paths)):
@@ -118,11 +119,15 @@ def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the process with one message for mistakes that need no stack trace."""
+    """Ends the process with one message for mistakes that need no stack trace.
+
+    Of the processes of a distributed job only the first one speaks.
+    """
     try:
         yield
     except (LaunchError, FileNotFoundError, pickle.UnpicklingError) as error:
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
+        rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}' if rank == '0' else 1)
 
 
 def update_transforms(pipeline: list, change: Callable[[dict], dict | None]) -> list:
@@ -130,7 +135,9 @@ def update_transforms(pipeline: list, change: Callable[[dict], dict | None]) -> 
     changed = []
     for step in pipeline:
         if isinstance(step, list):
-            changed.append(update_transforms(step, change))
+            nested = update_transforms(step, change)
+            # TestTimeAug runs the product of its lists, which an empty one makes empty.
+            changed += [nested] if nested else []
             continue
         step = change(dict(step))
         if step is not None:

@@ -17,5 +17,7 @@ REGISTERED = (
 )
 
 for name in REGISTERED:
-    MODELS.register_module(module=takes_norm_cfg(getattr(modules, name)))
+    layer = getattr(modules, name)
+    has_norm = layer is not modules.MultiHeadExternalAttention
+    MODELS.register_module(module=takes_norm_cfg(layer) if has_norm else layer)
 install_safe_loading()

@@ -32,6 +32,11 @@ class EAHead(BaseDecodeHead):
         channels: int = 256,
         **kwargs,
     ) -> None:
+        if kwargs.get('input_transform') == 'multiple_select':
+            raise ValueError(
+                'EAHead attends to one map: input_transform must be None or '
+                "'resize_concat', got 'multiple_select'"
+            )
         super().__init__(channels=channels, **kwargs)
         conv = dict(
             kernel_size=3,

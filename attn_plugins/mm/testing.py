@@ -34,6 +34,11 @@ def augment_test_time(cfg: Config) -> None:
     cfg.model = ConfigDict(tta_model, module=cfg.model)
 
 
+def _name(cfg: dict) -> str:
+    """Returns the type of a config without its scope."""
+    return cfg['type'].rpartition('.')[2]
+
+
 def _innermost(dataset: ConfigDict) -> ConfigDict:
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -54,7 +59,7 @@ def paint_predictions(cfg: Config, folder: str) -> None:
     if hook is None:
         raise LaunchError('--show-dir needs default_hooks.visualization in the config')
     hook.interval = 1
-    kind = hook.type.rpartition('.')[2]
+    kind = _name(hook)
     if kind == 'SegVisualizationHook':
         hook.draw = True
         cfg.visualizer.save_dir = folder
@@ -80,13 +85,15 @@ def dump_predictions(cfg: Config, path: str) -> None:
 def format_results(cfg: Config, folder: str, *, only: bool) -> None:
     """Writes predictions as the data set's test server wants them.
 
-    Label maps with the data set's own indices (ADE20K from 1, Cityscapes label ids) for
-    segmentation, ``results.*.json`` for COCO detection.
+    Label maps for segmentation, ADE20K's counted from 1, Cityscapes' with label ids if
+    ``only``, else with the train ids that its metric compares; ``results.*.json`` for
+    COCO detection.
 
     Args:
         cfg: The config.
         folder: Where to write.
-        only: Compute no metrics, and load no annotations.
+        only: Compute no metrics, and load no label maps. COCO's annotation file is
+            needed all the same: it lists the images.
 
     Raises:
         LaunchError: If the config's metric cannot write files.
@@ -97,14 +104,14 @@ def format_results(cfg: Config, folder: str, *, only: bool) -> None:
             raise LaunchError('--out DIR needs a single test_evaluator')
         metric = metric[0]
     dataset = _innermost(cfg.test_dataloader.dataset)
-    kind = metric.type.rpartition('.')[2]
-    if kind in ('IoUMetric', 'CityscapesMetric'):
-        if only and dataset.type == 'CityscapesDataset':
-            # The server wants label ids; IoUMetric writes the network's train ids.
-            metric = ConfigDict(type='CityscapesMetric')
+    if only and _name(dataset) == 'CityscapesDataset':
+        # The server wants label ids; IoUMetric writes the network's train ids.
+        metric = ConfigDict(type='CityscapesMetric')
+    kind = _name(metric)
+    if kind == 'IoUMetric':
         metric.update(output_dir=folder, format_only=only)
-        if metric.type == 'CityscapesMetric':
-            metric.keep_results = True
+    elif kind == 'CityscapesMetric':
+        metric.update(output_dir=folder, format_only=only, keep_results=True)
     elif kind == 'CocoMetric':
         metric.update(outfile_prefix=os.path.join(folder, 'results'), format_only=only)
     else:

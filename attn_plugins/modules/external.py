@@ -8,8 +8,9 @@ Differences from the released EANet:
 * The projections are folded into the memories (see ``attn_plugins.functional``), and
   the norm and the residual into the second product, in training too: same parameters,
   same function, about a ninth of the multiplications, and no map but the input and the
-  output is kept for backward. The norm's own forward is then not called; a norm that
-  is not a plain batch norm, SyncBN in training too, is called as a module.
+  output is kept for backward. The norm's own forward, hence a hook on it, is then not
+  called. A norm that is not a plain batch norm is called as a module, and so is SyncBN
+  in training; then the map before the norm is kept.
 * ``eps`` is 0 as in eq. 11, not 1e-9; set it for released weights.
 * On a CPU the released code keeps both memories in one storage, so they stay tied until
   the model is moved. Here they start equal, as its author intended, and have a storage
@@ -203,6 +204,11 @@ class EANeck(nn.Module):
         **layer_options,
     ) -> None:
         super().__init__()
+        for name, value in dict(in_channels=in_channels, stages=stages).items():
+            if not isinstance(value, Sequence):
+                raise ValueError(
+                    f'{name} must be a sequence with one number per map, got {value!r}'
+                )
         count = len(in_channels)
         for stage in stages:
             if not -count <= stage < count:

@@ -8,6 +8,7 @@ from attn_plugins.functional import (
     external_attention,
     external_attention_block,
     normalize_logits,
+    product_moments,
     reference,
 )
 
@@ -223,3 +224,16 @@ def test_autocast_reduces_in_float32():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.randn(2, 5, 21), torch.randn(8, 5), torch.randn(8, 4))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('autocast', [True, False])
+def test_moments_are_taken_in_float32(dtype, autocast):
+    attn = normalize_logits(0.1 * torch.randn(2, 16, 999)).to(dtype)
+    value = torch.randn(16, 5).to(dtype)
+    with torch.autocast('cpu', dtype, enabled=autocast):
+        mean, var = product_moments(value, attn)
+    assert mean.dtype == var.dtype == torch.float32
+    product = value.double().T @ attn.double()
+    assert_close(mean.double(), product.mean(dim=(0, 2)), rtol=1e-4, atol=1e-6)
+    assert_close(var.double(), product.var(dim=(0, 2), correction=0), rtol=1e-3, atol=0)

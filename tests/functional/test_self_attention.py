@@ -50,3 +50,15 @@ def test_unknown_normalization():
     q = torch.randn(1, 1, 3, 4)
     with pytest.raises(ValueError, match=r"normalization must be one of .* got 'l2'"):
         self_attention(q, q, q, normalization='l2')
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_double_normalization_in_half_precision(dtype):
+    """The keys' bias is large here: rounded to half it would be off by percents."""
+    q, k, v = (torch.randn(1, 1, 500, 16) for _ in 'qkv')
+    q = (4 * q).to(dtype)
+    k, v = k.to(dtype), v.to(dtype)
+    out = self_attention(q, k, v, normalization='double')
+    exact = self_attention(q.double(), k.double(), v.double(), normalization='double')
+    error = (out - exact).norm() / exact.norm()
+    assert error < 2 * torch.finfo(dtype).eps

@@ -2,7 +2,10 @@
 
 import argparse
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 pytest.importorskip('mmseg')
 from mmengine.config import Config
@@ -113,6 +116,16 @@ def test_detection_data_sets_are_understood(tmp_path):
     )
 
 
+def test_a_single_folder_as_prefix_is_understood(tmp_path):
+    """As mmpretrain's CustomDataset and CIFAR10 have it."""
+    dataset = dict(data_root=str(tmp_path), data_prefix='train')
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(LaunchError, match=f'MISSING  {tmp_path}/train'):
+        check_data(cfg, 'train')
+    (tmp_path / 'train').mkdir()
+    check_data(cfg, 'train')
+
+
 def test_remote_data_is_not_looked_for():
     dataset = dict(data_root='s3://bucket/', data_prefix=dict(img_path='images'))
     check_data(Config(dict(test_dataloader=dict(dataset=dataset))), 'test')
@@ -122,6 +135,14 @@ def test_remote_data_is_not_looked_for():
 def test_mistakes_end_with_one_line(error):
     with pytest.raises(SystemExit, match=r'error: why$'), one_line_errors():
         raise error
+
+
+def test_only_the_first_process_speaks(monkeypatch):
+    for rank, code in (('0', 'error: why'), ('1', '1')):
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(SystemExit) as stop, one_line_errors():
+            raise LaunchError('why')
+        assert str(stop.value).endswith(code)
 
 
 def test_faults_keep_their_stack_trace():
@@ -137,7 +158,7 @@ def test_update_transforms_reaches_nested_pipelines():
     changed = update_transforms(
         pipeline, lambda step: None if step['type'] == 'Drop' else step
     )
-    assert changed[1]['transforms'] == [[], [dict(type='Keep')]]
+    assert changed[1]['transforms'] == [[dict(type='Keep')]]
     assert pipeline[1]['transforms'][0] == [dict(type='Drop')]
 
 
@@ -208,12 +229,29 @@ def test_format_label_maps(repo, only):
     assert has_labels != only
 
 
-def test_cityscapes_server_wants_label_ids(repo):
+@pytest.mark.parametrize('scope', ['', 'mmseg.'])
+def test_cityscapes_server_wants_label_ids(repo, scope):
     cfg = load(repo, 'eanet_r101_cityscapes')
+    cfg.test_dataloader.dataset.type = f'{scope}CityscapesDataset'
     format_results(cfg, 'd', only=True)
     assert cfg.test_evaluator == dict(
         type='CityscapesMetric', output_dir='d', format_only=True, keep_results=True
     )
+
+
+def test_cityscapes_files_hold_label_ids(repo, tmp_path):
+    """Train id 0 is road, label id 7; train id 18 is bicycle, label id 33."""
+    pytest.importorskip('cityscapesscripts')
+    from mmseg.registry import METRICS
+
+    cfg = load(repo, 'eanet_r101_cityscapes')
+    format_results(cfg, str(tmp_path), only=True)
+    metric = METRICS.build(cfg.test_evaluator)
+    prediction = dict(
+        pred_sem_seg=dict(data=torch.tensor([[[0, 18]]])), img_path='a/town_1.png'
+    )
+    metric.process({}, [prediction])
+    assert np.asarray(Image.open(tmp_path / 'town_1.png')).tolist() == [[7, 33]]
 
 
 def test_format_coco_results():

@@ -143,3 +143,10 @@ def test_as_a_plugin_of_a_bottleneck_resnet(position):
 def test_misspelt_option_is_named():
     with pytest.raises(TypeError, match='num_slot'):
         head(attn=dict(type='ExternalAttention2d', num_slot=8))
+
+
+def test_several_maps_are_refused():
+    with pytest.raises(
+        ValueError, match=r"input_transform must be None or .* got 'mul"
+    ):
+        head(input_transform='multiple_select')

@@ -19,10 +19,14 @@ def test_keeps_any_shape(num_slots, size):
     assert layer(x).shape == x.shape
 
 
+@pytest.mark.parametrize('order', ['folded', 'plain'])
 @pytest.mark.parametrize('tied', [False, True])
-@pytest.mark.parametrize('normalization', ['double', 'softmax'])
-def test_equals_reference_with_residual_norm_relu(normalization, tied):
-    layer = ExternalAttention2d(6, 4, normalization=normalization, tied=tied).double()
+@pytest.mark.parametrize(
+    ('normalization', 'eps'), [('double', 0.0), ('double', 0.1), ('softmax', 0.0)]
+)
+def test_equals_reference_with_residual_norm_relu(normalization, eps, tied, order):
+    options = dict(normalization=normalization, eps=eps)
+    layer = ExternalAttention2d(6, 4, tied=tied, order=order, **options).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_()
@@ -35,7 +39,7 @@ def test_equals_reference_with_residual_norm_relu(normalization, tied):
         layer.key.weight,
         memory.weight if tied else memory.weight.T,
         layer.out.weight,
-        normalization=normalization,
+        **options,
     )
     norm = copy.deepcopy(layer.norm)
     expected = (x + norm(attended.mT.reshape(x.shape))).relu()
@@ -75,8 +79,6 @@ def outcome(layer: ExternalAttention2d, order: str, x: torch.Tensor) -> dict:
 )
 def test_folded_step_equals_plain_step(options, training, size):
     """Values, every gradient and the running statistics, the norm folded or not."""
-    if training and options.get('norm_layer') is nn.SyncBatchNorm:
-        pytest.skip('SyncBatchNorm trains on a GPU alone')
     layer = ExternalAttention2d(6, 4, **options).double().train(training)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
@@ -102,6 +104,22 @@ def test_folding_keeps_small_variances():
     variance = exact['running_var'] - 0.9  # what this step's variance contributed
     assert variance.max() < 1e-5
     assert_close(folded['out'].double(), exact['out'], rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'pure'])
+def test_a_folded_half_precision_step_is_close_to_float32(dtype, autocast):
+    layer = ExternalAttention2d(32, 16)
+    x = torch.randn(2, 32, 24, 24)
+    exact = outcome(layer, 'folded', x)
+    if autocast:
+        with torch.autocast('cpu', dtype):
+            half = outcome(layer, 'folded', x)
+    else:
+        half = outcome(layer.to(dtype), 'folded', x.to(dtype))
+    for name, value in half.items():
+        assert value.isfinite().all(), name
+    assert_close(half['out'].float(), exact['out'], rtol=0.1, atol=0.1)
 
 
 def test_one_value_per_channel_has_no_statistics():
@@ -227,11 +245,17 @@ def test_neck_attends_only_to_its_stages():
         ((3,), r'stages must lie in \[-3, 3\) .* got 3'),
         ((-4,), r'stages must lie in \[-3, 3\) .* got -4'),
         ((2, -1), r'stages must differ, got \(2, -1\)'),
+        (-1, 'stages must be a sequence .* got -1'),
     ],
 )
 def test_neck_refuses_stages_that_do_not_exist(stages, message):
     with pytest.raises(ValueError, match=message):
         EANeck([4, 6, 8], stages=stages)
+
+
+def test_neck_wants_the_channels_of_every_map():
+    with pytest.raises(ValueError, match=r'in_channels must be a sequence .* got 256'):
+        EANeck(256)
 
 
 def test_neck_refuses_another_number_of_maps():
