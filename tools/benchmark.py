@@ -153,7 +153,7 @@ EXTERNAL = (
             peer.name,
             'mm',
             peer.build,
-            (2, 4) if peer.name in ('dual attention', 'non-local') else (0, 0),
+            (2, 3) if peer.name in ('dual attention', 'non-local') else (0, 0),
         )
         for peer in PEERS
     ),

@@ -188,8 +188,8 @@ BLOCKS = (
     *PEERS,
 )
 UNITS = (
-    'As it seems, a printed million of parameters is 2^20, a billion of MACs 10^9: so'
-    ' figures of self-attention, DM and Hamburger are met.'
+    'Printed millions of parameters seem to be 2^20, printed billions of MACs 10^9: in '
+    'these units the figures of self-attention, DM and Hamburger are met.'
 )
 
 # Every whole model beside the stock config that it differs from.
