@@ -58,6 +58,10 @@ def prepare(args: argparse.Namespace) -> Config:
         raise LaunchError('--format-only needs a folder to write to: --out DIR')
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
+    # mmseg's visualization hook asks the runner for its iteration, which builds the
+    # training loop if there is one, and with it a data set that testing does not need.
+    for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        cfg[part] = None
     if args.tta:
         augment_test_time(cfg)
     if args.show_dir:

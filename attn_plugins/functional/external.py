@@ -75,7 +75,7 @@ def normalize_logits(
         attn = attn / (eps + attn.sum(dim=-2, keepdim=True))  # over slots
     else:
         if normalization == 'double':
-            scores = scores - scores.logsumexp(dim=-1, keepdim=True)  # over pixels
+            scores = scores.log_softmax(dim=-1)  # over pixels
         attn = scores.softmax(dim=-2)  # over slots
     return attn.to(logits.dtype)
 
@@ -278,7 +278,11 @@ def add_attended(x: Tensor, attn: Tensor, value: Tensor) -> Tensor:
         attn: ``(B, S, N)``.
         value: ``(S, C)``.
     """
-    if x.dtype != attn.dtype or torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
+        device
+    )
+    if x.dtype != attn.dtype or in_autocast:
         return x + value.T @ attn
     value = value.T.to(attn.dtype)
     return torch.baddbmm(x, value.expand(len(x), -1, -1), attn)

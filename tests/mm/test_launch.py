@@ -9,6 +9,7 @@ from PIL import Image
 
 pytest.importorskip('mmseg')
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from attn_plugins.mm.launch import (
     LaunchError,
@@ -244,6 +245,7 @@ def test_cityscapes_files_hold_label_ids(repo, tmp_path):
     pytest.importorskip('cityscapesscripts')
     from mmseg.registry import METRICS
 
+    init_default_scope('mmseg')
     cfg = load(repo, 'eanet_r101_cityscapes')
     format_results(cfg, str(tmp_path), only=True)
     metric = METRICS.build(cfg.test_evaluator)
