@@ -483,10 +483,11 @@ def model_step(name: str, height: int, width: int) -> Step:
         data = model.data_preprocessor(data, True)
         inputs, samples = data['inputs'], data['data_samples']
 
-    def step() -> None:
+    def step() -> Tensor:
         model.zero_grad()
         loss, _ = model.parse_losses(model.loss(inputs, samples))
         loss.backward()
+        return loss.detach()
 
     return step
 
