@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from attn_plugins.mm.launch import (
     LaunchError,
     add_common_arguments,
+    check_checkpoint,
     check_data,
     load_config,
     one_line_errors,
@@ -34,11 +35,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: scales and flips'
     )
-    parser.add_argument('--show-dir', help='folder for painted predictions')
+    parser.add_argument('--show-dir', help='folder for painted truth and prediction')
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='FILE.pkl for raw predictions, otherwise a folder for formatted ones '
+        help='FILE.pkl for raw predictions (large: logits of every pixel), otherwise a '
+        'folder for formatted ones '
         '(label maps for segmentation, COCO JSON for detection)',
     )
     parser.add_argument(
@@ -57,6 +59,7 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.format_only and (not args.out or to_file):
         raise LaunchError('--format-only needs a folder to write to: --out DIR')
     cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     # mmseg's visualization hook asks the runner for its iteration, which builds the
     # training loop if there is one, and with it a data set that testing does not need.
@@ -75,7 +78,10 @@ def prepare(args: argparse.Namespace) -> Config:
 
 
 def main() -> None:
-    Runner.from_cfg(prepare(parse_args())).test()
+    args = parse_args()
+    Runner.from_cfg(prepare(args)).test()
+    for folder in filter(None, (args.show_dir, args.out)):
+        print(f'wrote {folder}')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from attn_plugins.mm.launch import (
     LaunchError,
     add_common_arguments,
+    check_checkpoint,
     check_data,
     load_config,
     one_line_errors,
@@ -54,6 +55,8 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.load_from:
+            check_checkpoint(cfg.load_from)
     check_data(cfg, 'train', 'val')
     Runner.from_cfg(cfg).train()
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+SPLITS = ('train', 'val', 'test')
+
 
 class LaunchError(ValueError):
     """A mistake in the command or the config, found before anything was started."""
@@ -61,8 +63,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.data_root:
-        for dataset in _datasets(cfg):
-            dataset.data_root = args.data_root
+        _move_data(cfg, args.data_root)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     default_work_dir = os.path.join('work_dirs', Path(args.config).stem)
@@ -70,16 +71,31 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def _move_data(cfg: Config, root: str) -> None:
+    """Points all data sets, and the metrics that read a file of them, to a folder."""
+    for split in SPLITS:
+        for dataset in _datasets(cfg, split):
+            old = dataset.get('data_root') or ''
+            dataset.data_root = root
+            for metric in _metrics(cfg, split):
+                if old and metric.get('ann_file', '').startswith(old):
+                    path = os.path.relpath(metric.ann_file, old)
+                    metric.ann_file = os.path.join(root, path)
+
+
+def _metrics(cfg: Config, split: str) -> list[dict]:
+    evaluator = cfg.get(f'{split}_evaluator') or []
+    return evaluator if isinstance(evaluator, list) else [evaluator]
+
+
 def _datasets(cfg: Config, *splits: str) -> list[dict]:
-    """Lists the data sets of the given splits (all by default), wrappers opened."""
+    """Lists the data sets of the given splits, wrappers opened."""
 
     def leaves(dataset: dict) -> list[dict]:
         inner = dataset.get('datasets') or [dataset.get('dataset')]
         return [leaf for d in inner for leaf in leaves(d)] if inner[0] else [dataset]
 
-    dataloaders = (
-        cfg.get(f'{split}_dataloader') for split in splits or ('train', 'val', 'test')
-    )
+    dataloaders = (cfg.get(f'{split}_dataloader') for split in splits)
     return [leaf for loader in dataloaders if loader for leaf in leaves(loader.dataset)]
 
 
@@ -104,17 +120,29 @@ def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
         folders = [p for key, p in prefixes.items() if labels or key != 'seg_map_path']
         for path in (*folders, dataset.get('ann_file')):
             if isinstance(path, str) and path and '://' not in root + path:
-                paths[os.path.join(root, path)] = None
+                paths[os.path.normpath(os.path.join(root, path))] = None
+    for metric in (m for split in splits for m in _metrics(cfg, split)):
+        if metric.get('ann_file') and '://' not in metric['ann_file']:
+            paths[os.path.normpath(metric['ann_file'])] = None
     if all(map(os.path.exists, paths)):
         return
     rows = (f'  {"found  " if os.path.exists(p) else "MISSING"}  {p}' for p in paths)
     raise LaunchError(
-        'the data set is not where the config expects it:\n'
+        f'the data set is not where the config expects it (from {os.getcwd()}):\n'
         + '\n'.join(rows)
-        + '\nPut it there, or name its folder with --data-root DIR (stock tools: '
-        '--cfg-options train_dataloader.dataset.data_root=DIR, likewise for '
-        'val_dataloader and test_dataloader).'
+        + '\nPut it there, or name its folder with --data-root DIR (in stock tools, '
+        'with --cfg-options for the data_root of each data set).'
     )
+
+
+def check_checkpoint(path: str) -> None:
+    """Checks that a local checkpoint is there.
+
+    Raises:
+        LaunchError: If it is not.
+    """
+    if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+        raise LaunchError(f'there is no checkpoint {path}')
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from attn_plugins.mm.launch import (
     LaunchError,
     add_common_arguments,
+    check_checkpoint,
     check_data,
     load_config,
     one_line_errors,
@@ -48,6 +49,29 @@ def test_data_root_reaches_every_data_set(repo):
     assert [dataset.data_root for dataset in datasets] == ['elsewhere'] * 4
 
 
+def test_data_root_reaches_the_metrics_that_read_annotations(repo, tmp_path):
+    cfg = load(repo, 'mask-rcnn-ea_r50_coco', '--data-root', tmp_path)
+    expected = f'{tmp_path}/annotations/instances_val2017.json'
+    assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == expected
+    (tmp_path / 'val2017').mkdir()
+    with pytest.raises(LaunchError, match=f'MISSING  {expected}\n'):
+        check_data(cfg, 'val')
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations/instances_val2017.json').touch()
+    check_data(cfg, 'val')
+    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    with pytest.raises(LaunchError, match=r'MISSING  .*other\.json'):
+        check_data(cfg, 'val')
+
+
+def test_missing_checkpoint(tmp_path):
+    with pytest.raises(LaunchError, match=r'there is no checkpoint nope\.pth'):
+        check_checkpoint('nope.pth')
+    (tmp_path / 'c.pth').touch()
+    check_checkpoint(str(tmp_path / 'c.pth'))
+    check_checkpoint('https://example.invalid/c.pth')
+
+
 def test_work_dir_from_argument_config_or_name(repo):
     assert load(repo, 'eanet_r101_voc').work_dir == 'work_dirs/eanet_r101_voc'
     assert load(repo, 'eanet_r101_voc', '--work-dir', 'w').work_dir == 'w'
@@ -79,7 +103,6 @@ def test_missing_data_shows_the_layout_and_the_way_out(repo, tmp_path):
         assert f'MISSING  {tmp_path}/{missing}\n' in message
     assert message.count('JPEGImages') == 1
     assert '--data-root DIR' in message
-    assert 'train_dataloader.dataset.data_root=DIR' in message
 
 
 def test_complete_data_passes(repo, tmp_path):
