@@ -12,11 +12,6 @@ def read_version() -> str:
     return re.search(r"__version__ = '(.+)'", text).group(1)
 
 
-def read_readme() -> str:
-    readme = ROOT / 'README.md'
-    return readme.read_text(encoding='utf-8') if readme.exists() else ''
-
-
 # mmengine imports pkg_resources, which setuptools 82 removed. mmdet 3.3.0 and
 # mmsegmentation 1.2.2 refuse mmcv 2.2.
 MM = ['mmengine>=0.10.7,<1', 'mmcv>=2.1,<2.2', 'setuptools<82']
@@ -32,7 +27,7 @@ setup(
     name='attn_plugins',
     version=read_version(),
     description='External attention, LESA and GSA for mmsegmentation and mmdetection',
-    long_description=read_readme(),
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',

@@ -14,12 +14,6 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _float32_by_default():
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.fixture(scope='session')
 def repo() -> Path:
     """The root of the checkout."""

@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -77,13 +77,14 @@ def _move_data(cfg: Config, root: str) -> None:
         for dataset in _datasets(cfg, split):
             old = dataset.get('data_root') or ''
             dataset.data_root = root
-            for metric in _metrics(cfg, split):
+            for metric in metrics_of(cfg, split):
                 if old and metric.get('ann_file', '').startswith(old):
                     path = os.path.relpath(metric.ann_file, old)
                     metric.ann_file = os.path.join(root, path)
 
 
-def _metrics(cfg: Config, split: str) -> list[dict]:
+def metrics_of(cfg: Config, split: str) -> list[dict]:
+    """Lists the metrics of a split, one or several as the config has them."""
     evaluator = cfg.get(f'{split}_evaluator') or []
     return evaluator if isinstance(evaluator, list) else [evaluator]
 
@@ -121,7 +122,7 @@ def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
         for path in (*folders, dataset.get('ann_file')):
             if isinstance(path, str) and path and '://' not in root + path:
                 paths[os.path.normpath(os.path.join(root, path))] = None
-    for metric in (m for split in splits for m in _metrics(cfg, split)):
+    for metric in (m for split in splits for m in metrics_of(cfg, split)):
         if metric.get('ann_file') and '://' not in metric['ann_file']:
             paths[os.path.normpath(metric['ann_file'])] = None
     if all(map(os.path.exists, paths)):
@@ -156,20 +157,3 @@ def one_line_errors() -> Iterator[None]:
     except (LaunchError, FileNotFoundError, pickle.UnpicklingError) as error:
         rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
         sys.exit(f'{Path(sys.argv[0]).name}: error: {error}' if rank == '0' else 1)
-
-
-def update_transforms(pipeline: list, change: Callable[[dict], dict | None]) -> list:
-    """Rebuilds a pipeline, nested ones included; None drops a transform."""
-    changed = []
-    for step in pipeline:
-        if isinstance(step, list):
-            nested = update_transforms(step, change)
-            # TestTimeAug runs the product of its lists, which an empty one makes empty.
-            changed += [nested] if nested else []
-            continue
-        step = change(dict(step))
-        if step is not None:
-            if 'transforms' in step:
-                step['transforms'] = update_transforms(step['transforms'], change)
-            changed.append(step)
-    return changed

@@ -6,11 +6,11 @@ paint, models that merge augmented predictions.
 
 import copy
 import os
+from collections.abc import Callable
 
 from mmengine.config import Config, ConfigDict
-from mmengine.utils import is_list_of
 
-from .launch import LaunchError, update_transforms
+from .launch import LaunchError, metrics_of
 
 # mmseg's configs name their own; these are what the other hosts' test scripts fall back
 # on.
@@ -78,8 +78,7 @@ def dump_predictions(cfg: Config, path: str) -> None:
     dump = dict(
         type='DumpDetResults' if in_mmdet else 'DumpResults', out_file_path=path
     )
-    metrics = cfg.test_evaluator
-    cfg.test_evaluator = [*(metrics if is_list_of(metrics, dict) else [metrics]), dump]
+    cfg.test_evaluator = [*metrics_of(cfg, 'test'), dump]
 
 
 def format_results(cfg: Config, folder: str, *, only: bool) -> None:
@@ -98,11 +97,9 @@ def format_results(cfg: Config, folder: str, *, only: bool) -> None:
     Raises:
         LaunchError: If the config's metric cannot write files.
     """
-    metric = cfg.test_evaluator
-    if is_list_of(metric, dict):
-        if len(metric) > 1:
-            raise LaunchError('--out DIR needs a single test_evaluator')
-        metric = metric[0]
+    metric, *more = metrics_of(cfg, 'test')
+    if more:
+        raise LaunchError('--out DIR needs a single test_evaluator')
     dataset = _innermost(cfg.test_dataloader.dataset)
     if only and _name(dataset) == 'CityscapesDataset':
         # The server wants label ids; IoUMetric writes the network's train ids.
@@ -125,3 +122,20 @@ def format_results(cfg: Config, folder: str, *, only: bool) -> None:
             dataset.pipeline,
             lambda step: None if step['type'] == 'LoadAnnotations' else step,
         )
+
+
+def update_transforms(pipeline: list, change: Callable[[dict], dict | None]) -> list:
+    """Rebuilds a pipeline, nested ones included; None drops a transform."""
+    changed = []
+    for step in pipeline:
+        if isinstance(step, list):
+            nested = update_transforms(step, change)
+            # TestTimeAug runs the product of its lists, which an empty one makes empty.
+            changed += [nested] if nested else []
+            continue
+        step = change(dict(step))
+        if step is not None:
+            if 'transforms' in step:
+                step['transforms'] = update_transforms(step['transforms'], change)
+            changed.append(step)
+    return changed

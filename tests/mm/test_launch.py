@@ -18,13 +18,13 @@ from attn_plugins.mm.launch import (
     check_data,
     load_config,
     one_line_errors,
-    update_transforms,
 )
 from attn_plugins.mm.testing import (
     augment_test_time,
     dump_predictions,
     format_results,
     paint_predictions,
+    update_transforms,
 )
 
 

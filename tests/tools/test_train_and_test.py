@@ -65,7 +65,7 @@ def train(tools: Path, data: Path, work_dir: Path, iterations: int, *more, **opt
     )
 
 
-def test(tools: Path, data: Path, checkpoint: Path, *more, **options):
+def evaluate(tools: Path, data: Path, checkpoint: Path, *more, **options):
     return run(
         sys.executable,
         tools / 'test.py',
@@ -78,9 +78,6 @@ def test(tools: Path, data: Path, checkpoint: Path, *more, **options):
         f'test_dataloader.dataset.data_root={data}',
         **options,
     )
-
-
-test.__test__ = False
 
 
 def scalars(work_dir: Path) -> list[dict]:
@@ -136,7 +133,7 @@ def test_resuming_goes_on_where_it_stopped(trained, tools, data, tmp_path):
 
 
 def test_testing_gives_the_metric_of_the_last_validation(trained, tools, data):
-    result = test(tools, data, trained / 'iter_2.pth')
+    result = evaluate(tools, data, trained / 'iter_2.pth')
     validated = [row['mIoU'] for row in scalars(trained) if 'mIoU' in row][-1]
     assert f'mIoU: {validated:.4f}' in result.stdout + result.stderr
 
@@ -144,7 +141,7 @@ def test_testing_gives_the_metric_of_the_last_validation(trained, tools, data):
 def test_tta_painting_and_raw_predictions(trained, data, tmp_path):
     checkpoint = trained / 'iter_2.pth'
     options = ('--tta', '--show-dir', tmp_path / 'show', '--out', tmp_path / 'p.pkl')
-    result = test(OURS, data, checkpoint, *options)
+    result = evaluate(OURS, data, checkpoint, *options)
     assert 'mIoU' in result.stdout + result.stderr
     assert len(list((tmp_path / 'show').rglob('*.png'))) == 2
     predictions = pickle.loads((tmp_path / 'p.pkl').read_bytes())
@@ -155,11 +152,11 @@ def test_tta_painting_and_raw_predictions(trained, data, tmp_path):
 def test_format_only_needs_no_labels_and_counts_from_one(trained, data, tmp_path):
     """ADE20K's server reads 1..150; the network's class 0 is index 1."""
     checkpoint = trained / 'iter_2.pth'
-    test(OURS, data, checkpoint, '--out', tmp_path / 'predictions.pkl')
+    evaluate(OURS, data, checkpoint, '--out', tmp_path / 'predictions.pkl')
     unlabelled = tmp_path / 'unlabelled'
     shutil.copytree(data / 'images', unlabelled / 'images')
     out = tmp_path / 'submission'
-    result = test(OURS, unlabelled, checkpoint, '--format-only', '--out', out)
+    result = evaluate(OURS, unlabelled, checkpoint, '--format-only', '--out', out)
     assert 'aAcc:' not in result.stdout + result.stderr
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
     for prediction in predictions:
@@ -168,6 +165,12 @@ def test_format_only_needs_no_labels_and_counts_from_one(trained, data, tmp_path
         expected = prediction['pred_sem_seg']['data'][0].numpy() + 1
         assert written.dtype == np.uint8
         assert np.array_equal(written, expected)
+
+
+def test_format_only_with_tta(trained, data, tmp_path):
+    options = ('--tta', '--format-only', '--out', tmp_path)
+    evaluate(OURS, data, trained / 'iter_2.pth', *options)
+    assert len(list(tmp_path.glob('*.png'))) == 2
 
 
 def one_line(result: subprocess.CompletedProcess) -> str:
@@ -217,7 +220,7 @@ def test_poisoned_checkpoint_is_refused(action, data, tmp_path):
             OURS, data, tmp_path / 'work', 4, *more, check=False, cwd=tmp_path
         )
     else:
-        result = test(OURS, data, checkpoint, check=False, cwd=tmp_path)
+        result = evaluate(OURS, data, checkpoint, check=False, cwd=tmp_path)
     assert 'poisoned.pth is refused: it asks for' in one_line(result)
     assert not (tmp_path / 'poisoned').exists()
 
