@@ -35,12 +35,18 @@ def _draw(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
     leaf = key.rpartition('.')[2]
     if leaf == 'num_batches_tracked':
         return torch.zeros((), dtype=torch.long)
+    if leaf == 'flatten_index':  # (L * L,): key - query + L - 1, row = key
+        place = np.arange(int(shape[0] ** 0.5))
+        index = place[:, None] - place + len(place) - 1
+        return torch.from_numpy(index.reshape(-1))
     if leaf == 'running_var':
         values = rng.uniform(0.5, 1.5, shape)
     elif leaf == 'weight' and len(shape) == 1:  # of a norm
         values = rng.uniform(0.5, 1.0, shape)
     elif leaf == 'weight':
         values = rng.standard_normal(shape) * int(np.prod(shape[1:])) ** -0.5
-    else:  # biases and running means
+    elif leaf in ('bias', 'running_mean'):
         values = 0.1 * rng.standard_normal(shape)
+    else:  # bare parameters: position tables
+        values = 0.2 * rng.standard_normal(shape)
     return torch.from_numpy(np.asarray(values, dtype=np.float32).reshape(shape))

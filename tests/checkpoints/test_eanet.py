@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from released import released_input, released_outputs, released_state_dict
 
-from attn_plugins.checkpoints.eanet import convert_eanet
+from attn_plugins.checkpoints.convert import convert
 
 
 def build(repo, depth: int, **backbone):
@@ -33,7 +33,7 @@ def test_released_outputs(repo, depth):
     name = f'eanet_resnet{depth}_voc'
     expected = {k: torch.from_numpy(v) for k, v in released_outputs(name).items()}
     model = build(repo, depth)
-    model.load_state_dict(convert_eanet(released_state_dict(name)), strict=True)
+    model.load_state_dict(convert(released_state_dict(name)).state_dict, strict=True)
     attended = []
     model.decode_head.attn.register_forward_hook(lambda *args: attended.append(args[2]))
     with torch.no_grad():
@@ -50,17 +50,22 @@ def test_multi_grid_must_be_absolute_dilations(repo):
     name = 'eanet_resnet50_voc'
     expected = released_outputs(name)
     model = build(repo, 50, multi_grid=(1, 2, 4))
-    model.load_state_dict(convert_eanet(released_state_dict(name)), strict=True)
+    model.load_state_dict(convert(released_state_dict(name)).state_dict, strict=True)
     with torch.no_grad():
         logits = model(released_input(tuple(expected['input_shape'])), mode='tensor')
     assert relative_error(logits, torch.from_numpy(expected['logits'])) > 0.01
 
 
-def test_module_prefix_is_dropped():
-    state_dict = {'module.fc2.bias': torch.zeros(21)}
-    assert list(convert_eanet(state_dict)) == ['decode_head.conv_seg.bias']
-
-
-def test_other_layouts_are_refused():
-    with pytest.raises(ValueError, match=r"released EANet .* got the key 'layer1.0"):
-        convert_eanet({'layer1.0.conv1.weight': torch.zeros(1)})
+def test_description(repo):
+    conversion = convert(released_state_dict('eanet_resnet101_voc'))
+    assert conversion.meta == dict(
+        converted_from='EANet, ResNet-101, Pascal VOC',
+        depth=101,
+        num_slots=64,
+        num_classes=21,
+    )
+    usage = conversion.layout.usage(conversion.meta, 'eanet.pth')
+    config = usage.split()[2]
+    assert (repo / config).is_file()
+    assert 'eanet.pth' in usage
+    assert 'model.decode_head.attn.eps=1e-9' in usage
