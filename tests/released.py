@@ -26,8 +26,22 @@ def released_outputs(name: str) -> dict[str, np.ndarray]:
 
 
 def released_state_dict(name: str, seed: int = 0) -> dict[str, Tensor]:
+    return {key: _draw(key, shape, seed) for key, shape in _layout(name).items()}
+
+
+def thin_state_dict(name: str) -> dict[str, Tensor]:
+    """The same keys with one input channel each: small, and enough to be recognised."""
+    return {
+        key: _draw(
+            key, shape if 'relative' in key else (*shape[:1], *(1,) * len(shape[1:])), 0
+        )
+        for key, shape in _layout(name).items()
+    }
+
+
+def _layout(name: str) -> dict[str, tuple[int, ...]]:
     layout = json.loads((FOLDER / f'{name}.json').read_text())
-    return {key: _draw(key, tuple(shape), seed) for key, shape in layout.items()}
+    return {key: tuple(shape) for key, shape in layout.items()}
 
 
 def _draw(key: str, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -2,21 +2,15 @@
 
 import pytest
 import torch
-from released import released_state_dict
+from released import released_state_dict, thin_state_dict
 from torch import Tensor
 
 from attn_plugins.checkpoints.convert import LAYOUTS, convert, recognise
 
-CLASSIFIER = 'lesa_resnet50_imagenet'
-
 
 @pytest.fixture(scope='module')
 def classifier() -> dict[str, Tensor]:
-    """A released classifier of thin tensors, as only a table's length matters here."""
-    return {
-        key: value if value.ndim < 2 or 'relative' in key else value[:, :1]
-        for key, value in released_state_dict(CLASSIFIER).items()
-    }
+    return thin_state_dict('lesa_resnet50_imagenet')
 
 
 def account(conversion) -> list[str]:
