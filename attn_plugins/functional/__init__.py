@@ -18,15 +18,31 @@ from .external import (
     product_moments,
     slot_attention,
 )
+from .lesa import (
+    content_moments,
+    flat_similarities,
+    flat_values,
+    own_weight,
+    position_moments,
+    relative_attention,
+)
+from .relpos import resize_table
 from .self_attention import self_attention
 
 __all__ = [
     'add_attended',
+    'content_moments',
     'external_attention',
     'external_attention_block',
+    'flat_similarities',
+    'flat_values',
     'fold_projections',
     'normalize_logits',
+    'own_weight',
+    'position_moments',
     'product_moments',
+    'relative_attention',
+    'resize_table',
     'self_attention',
     'slot_attention',
 ]

@@ -1,11 +1,13 @@
 """``nn.Module`` layers: parameters and one call into ``attn_plugins.functional``."""
 
 from .external import EANeck, ExternalAttention2d, MultiHeadExternalAttention
+from .lesa import LESA2d
 from .self_attention import SelfAttention2d
 
 __all__ = [
     'EANeck',
     'ExternalAttention2d',
+    'LESA2d',
     'MultiHeadExternalAttention',
     'SelfAttention2d',
 ]

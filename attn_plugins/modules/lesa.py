@@ -1,0 +1,437 @@
+"""LESA: a convolution's local term and self-attention's context term, fused on demand.
+
+Source: Yang et al., "Locally Enhanced Self-Attention: Combining Self-Attention and
+Convolution as Local and Context Terms", arXiv 2107.05637: eq. 5 to 7, sections 3.2,
+3.3 and 4; batch norms as in the released code.
+
+Differences from the released code:
+
+* Any map size, square or not: tables of relative positions are cut or stretched to the
+  map. The form for ImageNet takes maps up to its reference size.
+* No N x N similarity in the detection form, in training either; see
+  ``attn_plugins.functional.lesa``. The norm of the similarities is a real batch norm
+  whose forward, hence a hook on it, is not called.
+* Variants that the paper compares are one argument.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..functional.external import check_choice
+from ..functional.lesa import (
+    IMPLS,
+    Impl,
+    content_moments,
+    flat_similarities,
+    flat_values,
+    own_weight,
+    position_moments,
+    relative_attention,
+)
+from ..functional.relpos import resize_table
+from .batch_norm import scale_and_shift
+from .checks import check_divides, check_map, check_positive
+from .recompute import checkpoint_forward
+from .tables import resize_tables_on_load
+
+Variant = Literal['dynamic', 'static', 'attention', 'augmentation']
+Position = Literal['2d', 'flat']
+NormLayer = Callable[[int], nn.Module]
+
+VARIANTS = ('dynamic', 'static', 'attention', 'augmentation')
+POSITIONS = ('2d', 'flat')
+
+
+class LocalTerm(nn.Module):
+    """The unary term m (eq. 6): grouped 3x3 convolution, 1x1 projection, norm."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        local_conv: Callable[..., nn.Module],
+        norm_layer: NormLayer,
+    ) -> None:
+        super().__init__()
+        self.conv = local_conv(
+            in_channels,
+            out_channels,
+            kernel_size=3,
+            padding=1,
+            groups=groups,
+            bias=False,
+        )
+        self.proj = nn.Conv2d(out_channels, out_channels, 1, bias=False)
+        self.norm = norm_layer(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(self.conv(x)))
+
+
+class Gate(nn.Module):
+    """The weight w of the context term, per pixel and channel (eq. 7)."""
+
+    def __init__(self, channels: int, norm_layer: NormLayer) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2 * channels, channels, 1, bias=False)
+        self.norm1 = norm_layer(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm2 = norm_layer(channels)
+
+    def forward(self, local: Tensor, context: Tensor) -> Tensor:
+        x = torch.cat([local, context], dim=1).relu_()  # both end in a norm
+        x = self.norm1(self.conv1(x)).relu_()
+        return self.norm2(self.conv2(x)).sigmoid()
+
+
+class _Context(nn.Module):
+    """What both forms of the context term share: queries, keys, values, the norms."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        qk_channels: int,
+        v_channels: int,
+        num_heads: int,
+        norm_layer: NormLayer,
+        *,
+        terms: int,
+        outputs: int,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.widths = [size // num_heads for size in (qk_channels, qk_channels)]
+        self.widths.append(v_channels // num_heads)
+        qkv_channels = 2 * qk_channels + v_channels
+        self.qkv = nn.Conv2d(in_channels, qkv_channels, 1, bias=False)
+        self.qkv_norm = norm_layer(qkv_channels)
+        self.similarity_norm = norm_layer(terms * num_heads)
+        self.out_norm = norm_layer(outputs * v_channels)
+        # Evaluation only: leaves out what each pixel attends to in itself (Table 1).
+        self.without_unary = False
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns q, k, v, ``(B, h, D or V, H, W)`` each."""
+        qkv = self.qkv_norm(self.qkv(x)).unflatten(1, (self.num_heads, -1))
+        return qkv.split(self.widths, dim=2)
+
+
+class ContextTerm2d(_Context):
+    """The binary term with a table of offsets for each axis, on the query.
+
+    Args:
+        in_channels: Channels of the map.
+        qk_channels: Channels of the queries, and of the keys, of all heads.
+        v_channels: Channels of the values of all heads.
+        num_heads: Heads h.
+        rel_pos_size: Height and width that the tables are laid out for.
+        norm_layer: Makes a batch norm from a channel count.
+        impl: As in :func:`~attn_plugins.functional.lesa.relative_attention`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        qk_channels: int,
+        v_channels: int,
+        num_heads: int,
+        rel_pos_size: tuple[int, int],
+        norm_layer: NormLayer,
+        impl: Impl,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            qk_channels,
+            v_channels,
+            num_heads,
+            norm_layer,
+            terms=2,
+            outputs=1,
+        )
+        if not isinstance(self.similarity_norm, _BatchNorm):
+            raise ValueError(
+                'norm_layer must make batch norms (BatchNorm2d, SyncBatchNorm): those '
+                'of the similarities are computed without the similarities, got '
+                f'{type(self.similarity_norm).__name__}'
+            )
+        self.impl = impl
+        height, width = rel_pos_size
+        self.rel_h = nn.Parameter(torch.empty(2 * height - 1, self.widths[0]))
+        self.rel_w = nn.Parameter(torch.empty(2 * width - 1, self.widths[0]))
+        resize_tables_on_load(self, ('rel_h', 'rel_w'))
+
+    def reset_tables(self) -> None:
+        for table in (self.rel_h, self.rel_w):
+            nn.init.normal_(table, std=self.widths[0] ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(x)
+        k, rel_h, rel_w = self._scaled(q, k)
+        out = relative_attention(q, k, v, rel_h, rel_w, impl=self.impl)
+        if self.without_unary:
+            out = out - own_weight(q, k, rel_h, rel_w).unsqueeze(2) * v
+        return self.out_norm(out.flatten(1, 2))
+
+    def own_weight(self, x: Tensor) -> Tensor:
+        """Weight of each pixel in its own sum, ``(B, h, H, W)``; for eval mode."""
+        q, k, _ = self.heads(x)
+        return own_weight(q, *self._scaled(q, k))
+
+    def _scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Multiplies the scales of the similarities' norm into keys and tables."""
+        rel_h = resize_table(self.rel_h, q.shape[3])
+        rel_w = resize_table(self.rel_w, q.shape[4])
+
+        def moments() -> tuple[Tensor, Tensor]:
+            terms = content_moments(q, k), position_moments(q, rel_h, rel_w)
+            mean, var = (torch.cat(moment) for moment in zip(*terms, strict=True))
+            return mean, var
+
+        pairs = len(q) * q.shape[3:].numel() ** 2
+        scale, shift = scale_and_shift(self.similarity_norm, moments, pairs)
+        # The softmax drops the shift. It stays in the graph, with zero gradient: a
+        # parameter outside of it stops distributed training.
+        scale = (scale + 0 * shift).to(k.dtype).view(2, self.num_heads, 1, 1)
+        return k * scale[0].unsqueeze(-1), scale[1] * rel_h, scale[1] * rel_w
+
+
+class FlatContextTerm2d(_Context):
+    """The binary term for ImageNet: one table of offsets, on q, k and v.
+
+    The offset from pixel j to i of an R x R map is one number, ``dy * R + dx``. It has
+    an N x N similarity, of maps that are small: up to ``rel_pos_size``.
+
+    Args: as in :class:`ContextTerm2d`; ``rel_pos_size`` is R.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        qk_channels: int,
+        v_channels: int,
+        num_heads: int,
+        rel_pos_size: int,
+        norm_layer: NormLayer,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            qk_channels,
+            v_channels,
+            num_heads,
+            norm_layer,
+            terms=3,
+            outputs=2,
+        )
+        self.rel_pos_size = rel_pos_size
+        self.rel = nn.Parameter(torch.empty(sum(self.widths), 2 * rel_pos_size**2 - 1))
+        resize_tables_on_load(self, fixed=('rel',))
+
+    def reset_tables(self) -> None:
+        nn.init.normal_(self.rel, std=self.widths[2] ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(x)
+        attn = self._attention(q, k)
+        if self.without_unary:
+            attn = attn - torch.diag_embed(attn.diagonal(dim1=-2, dim2=-1))
+        out = flat_values(attn, v, self.rel, self.rel_pos_size)
+        out = self.out_norm(out.flatten(1, 3))  # (B, h * V * 2, H, W)
+        return out.unflatten(1, (-1, 2)).sum(2)
+
+    def own_weight(self, x: Tensor) -> Tensor:
+        """Weight of each pixel in its own sum, ``(B, h, H, W)``; for eval mode."""
+        q, k, _ = self.heads(x)
+        own = self._attention(q, k).diagonal(dim1=-2, dim2=-1)
+        return own.unflatten(-1, x.shape[2:])
+
+    def _attention(self, q: Tensor, k: Tensor) -> Tensor:
+        terms = flat_similarities(q, k, self.rel, self.rel_pos_size)
+        logits = self.similarity_norm(terms.flatten(1, 2)).unflatten(1, (3, -1)).sum(1)
+        return logits.softmax(-1, dtype=_accumulation_type(logits)).to(logits.dtype)
+
+
+def _accumulation_type(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class LESA2d(nn.Module):
+    """Locally enhanced self-attention in the place of a 3x3 convolution (eq. 5 to 7).
+
+    ``m + w * c``: the local term m is a grouped (or deformable) convolution and a
+    projection, the context term c multi-head self-attention over the whole map, the
+    gate w depends on both. It works on maps of any size.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; None for ``in_channels``.
+        num_heads: Heads of the attention, and groups of the local convolution.
+        rel_pos_size: Map size that the tables of relative positions are laid out for: a
+            number or height and width. Maps up to it use the middle of the tables,
+            larger ones stretch them.
+        stride: 1, or 2 for average pooling after the layer.
+        variant: 'dynamic' is LESA; 'static' has no gate; 'attention' is the context
+            term alone (Tables 1 to 3); 'augmentation' a plain 3x3 convolution beside
+            attention of a tenth of the channels (Table 6, after Bello et al.,
+            arXiv 1904.09925).
+        position: '2d' is the form for detection; 'flat' that for ImageNet, with an
+            N x N similarity and for maps up to ``rel_pos_size``.
+        local_conv: Makes the convolution of the local term, called as
+            ``local_conv(in_channels, out_channels, kernel_size=3, padding=1,
+            groups=num_heads, bias=False)``: a deformable one, say (section 4.2).
+        norm_layer: Makes a batch norm from a channel count.
+        with_cp: Whether to compute the layer again in the backward pass, which saves
+            what it would keep.
+        impl: Of the '2d' form, as in
+            :func:`~attn_plugins.functional.lesa.relative_attention`: 'auto', 'blocks'
+            or 'sdpa'. Speed and memory only.
+
+    Raises:
+        ValueError: If a size is not positive, the heads do not divide the channels, a
+            choice is unknown, or the input does not fit.
+
+    Example:
+        >>> layer = LESA2d(64, rel_pos_size=16)
+        >>> layer(torch.rand(2, 64, 33, 47)).shape
+        torch.Size([2, 64, 33, 47])
+    """
+
+    _abbr_ = 'lesa'
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        *,
+        num_heads: int = 8,
+        rel_pos_size: int | Sequence[int],
+        stride: int = 1,
+        variant: Variant = 'dynamic',
+        position: Position = '2d',
+        local_conv: Callable[..., nn.Module] | None = None,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+        with_cp: bool = False,
+        impl: Impl = 'auto',
+    ) -> None:
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        check_choice('variant', variant, VARIANTS)
+        check_choice('position', position, POSITIONS)
+        check_choice('impl', impl, IMPLS)
+        check_positive(
+            in_channels=in_channels, out_channels=out_channels, num_heads=num_heads
+        )
+        check_divides(num_heads=num_heads, in_channels=in_channels)
+        if out_channels % (2 * num_heads):
+            raise ValueError(
+                'out_channels must be divisible by 2 * num_heads (queries and keys '
+                f'have half of them), got out_channels={out_channels}, '
+                f'num_heads={num_heads}'
+            )
+        if stride not in (1, 2):
+            raise ValueError(f'stride must be 1 or 2, got {stride!r}')
+        self.in_channels = in_channels
+        self.stride = stride
+        self.variant = variant
+        self.position = position
+        self.with_cp = with_cp
+        size = _pair(rel_pos_size)
+        self.rel_pos_size = size
+
+        qk_channels, v_channels = out_channels // 2, out_channels
+        if variant == 'augmentation':
+            qk_channels = _multiple_of(num_heads, 0.2 * out_channels)
+            v_channels = _multiple_of(num_heads, 0.1 * out_channels)
+        context = (in_channels, qk_channels, v_channels, num_heads)
+        if position == '2d':
+            self.context = ContextTerm2d(*context, size, norm_layer, impl)
+        elif size[0] == size[1]:
+            self.context = FlatContextTerm2d(*context, size[0], norm_layer)
+        else:
+            raise ValueError(
+                "rel_pos_size must be one number with position='flat', got "
+                f'{tuple(size)}'
+            )
+        local_conv = nn.Conv2d if local_conv is None else local_conv
+        if variant == 'augmentation':
+            self.conv = local_conv(
+                in_channels,
+                out_channels - v_channels,
+                kernel_size=3,
+                padding=1,
+                groups=1,
+                bias=False,
+            )
+            self.proj = nn.Conv2d(v_channels, v_channels, 1, bias=False)
+        elif variant != 'attention':
+            self.local = LocalTerm(
+                in_channels, out_channels, num_heads, local_conv, norm_layer
+            )
+        if variant == 'dynamic':
+            self.gate = Gate(out_channels, norm_layer)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the convolutions as a ResNet's, queries and tables of unit variance."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode='fan_out')
+            elif isinstance(module, _BatchNorm):
+                module.reset_parameters()
+            elif hasattr(module, 'init_offset'):  # a deformable convolution
+                nn.init.kaiming_normal_(module.weight, mode='fan_out')
+        for module in self.modules():
+            if hasattr(module, 'init_offset'):
+                module.init_offset()  # zero: it starts as a plain convolution
+        nn.init.normal_(self.context.qkv.weight, std=self.in_channels**-0.5)
+        self.context.reset_tables()
+
+    def init_weights(self) -> None:
+        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(self, x)
+        if self.with_cp and torch.is_grad_enabled():
+            out = checkpoint_forward(self, self._forward, x)
+        else:
+            out = self._forward(x)
+        if self.stride == 1:
+            return out
+        # As the strided convolution does, it keeps the last row of an odd map.
+        return F.avg_pool2d(out, 2, ceil_mode=True, count_include_pad=False)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        context = self.context(x)
+        if self.variant == 'attention':
+            return context
+        if self.variant == 'augmentation':
+            return torch.cat([self.conv(x), self.proj(context)], dim=1)
+        local = self.local(x)
+        if self.variant == 'static':
+            return local + context
+        return torch.addcmul(local, self.gate(local, context), context)
+
+    def extra_repr(self) -> str:
+        return (
+            f'in_channels={self.in_channels}, num_heads={self.context.num_heads}, '
+            f'rel_pos_size={self.rel_pos_size}, stride={self.stride}, '
+            f'variant={self.variant!r}, position={self.position!r}, '
+            f'with_cp={self.with_cp}'
+        )
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    check_positive(rel_pos_size=height)
+    check_positive(rel_pos_size=width)
+    return height, width
+
+
+def _multiple_of(number: int, size: float) -> int:
+    return max(1, round(size / number)) * number
