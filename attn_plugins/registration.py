@@ -1,4 +1,4 @@
-"""Decides which hosts (mmengine, mmseg, mmdet) are usable and registers with them.
+"""Decides which hosts (mmseg, mmdet, ...) are usable and registers with them.
 
 This module knows names only. What is registered lives in ``attn_plugins.mm``, which is
 imported only if its host is found together with everything that host needs.
@@ -8,18 +8,30 @@ import importlib
 import warnings
 from importlib.util import find_spec
 
-# What each host imports without declaring it (ftfy and regex), or declares in a way
-# that pip cannot satisfy (compiled mmcv ops). `mmcv` from a source tree without ops, or
-# "mmcv-lite", has no `mmcv._ext`.
+from .torchvision_schemas import declare_schemas
+
+# What each host imports without declaring it (ftfy, regex, torchvision), what pip cannot
+# provide (compiled mmcv ops: `mmcv` from a source tree without ops, or "mmcv-lite", has
+# no `mmcv._ext`), and what `pip install --no-deps` leaves out.
 HOST_REQUIREMENTS = {
     'mmseg': ('mmengine', 'mmcv', 'mmcv._ext', 'ftfy', 'regex'),
     'mmdet': ('mmengine', 'mmcv', 'mmcv._ext', 'pycocotools', 'shapely', 'scipy'),
+    'mmpretrain': (
+        'mmengine',
+        'mmcv',
+        'torchvision',
+        'einops',
+        'importlib_metadata',
+        'mat4py',
+        'modelindex',
+    ),
 }
 
 # In the order of registration: the root registry of mmengine first, then each host's.
 _COMPONENTS = {
     'mmengine': 'attn_plugins.mm.layers',
     'mmseg': 'attn_plugins.mm.segmentation',
+    'mmpretrain': 'attn_plugins.mm.classification',
 }
 
 _registered: dict[str, tuple[str, ...]] = {}
@@ -44,6 +56,9 @@ def register_all() -> None:
     A host that is installed but cannot be imported (a version it refuses, say) is
     reported by a warning and skipped, so that it does not take the other hosts with it.
     """
+    # Before any host: mmseg imports mmdet, which imports mmpretrain where it is there.
+    if find_spec('mmpretrain'):
+        declare_schemas()
     for host, module in _COMPONENTS.items():
         if host in _registered or host in _errors:
             continue

@@ -5,7 +5,8 @@
 #   PYTHON=/path/to/python3.11   another Python (3.10 to 3.12)
 #   TORCH=...                    another torch: a pip requirement or a wheel file, e.g.
 #                                TORCH=torch==2.10.0; .venv remembers it. pip's own
-#                                PIP_INDEX_URL, PIP_EXTRA_INDEX_URL choose the index.
+#                                PIP_INDEX_URL, PIP_EXTRA_INDEX_URL choose the index,
+#                                also of the torchvision that belongs to that torch.
 #   MAX_JOBS=4                   compilers at a time (default: one per core)
 set -euo pipefail
 
@@ -16,6 +17,7 @@ VENV_PYTHON=$VENV/bin/python
 STAMP=$VENV/attn_plugins.stamp
 TORCH_CHOICE=$VENV/attn_plugins.torch
 TORCH_INSTALLED=$VENV/attn_plugins.torch-installed
+TORCHVISION_INSTALLED=$VENV/attn_plugins.torchvision-installed
 LOG=$VENV/attn_plugins.log
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/attn_plugins
 
@@ -153,13 +155,59 @@ C++17, which torch 2.14 no longer accepts; to go back: TORCH=$(pin torch))" \
 install_pinned() {
   say 'installing the packages pinned in constraints.txt'
   run_pip 'cannot install constraints.txt' \
-    install --no-deps -r <(grep -v -E '^(torch|mmcv)==' constraints.txt)
+    install --no-deps -r <(grep -v -E '^(torch|torchvision|mmcv)==' constraints.txt)
   # A chosen torch may need more than the pinned one, or other versions.
   run_pip 'cannot install what torch needs' install "torch==$(torch_version)"
 }
 
 torch_version() {
   "$VENV_PYTHON" -c 'from importlib.metadata import version; print(version("torch"))'
+}
+
+# torchvision 0.(N + 15).P is the one for torch 2.N.P, from the oldest torch taken here on.
+torchvision_version() {
+  local major minor patch
+  IFS=. read -r major minor patch < <(torch_version)
+  patch=${patch%%[!0-9]*}
+  printf '0.%d.%d\n' $((minor + 15)) "${patch:-0}"
+}
+
+# Never with what it needs: that would be another torch, with its nvidia-* packages,
+# where the index has torchvision only for another build of this torch. mmpretrain wants
+# no more than the Python part.
+install_torchvision() {
+  local choice requirement force=()
+  choice=$(torch_choice)
+  [[ -e $TORCHVISION_INSTALLED && $(<"$TORCHVISION_INSTALLED") == "$choice" ]] && return
+  [[ -e $TORCHVISION_INSTALLED ]] && force=(--force-reinstall)
+  requirement=torchvision==$(torchvision_version)
+  say "installing $requirement"
+  run_pip "cannot install $requirement, which belongs to torch $(torch_version)" \
+    install --no-deps "${force[@]}" "$requirement"
+  let_torchvision_import
+  printf '%s\n' "$choice" >"$TORCHVISION_INSTALLED"
+}
+
+# Without its library torchvision does not even import, and with it whatever finds
+# mmpretrain, which mmdet.models and mmseg.models do. `import attn_plugins` mends that,
+# but stock tools import those first: so in .venv torchvision declares its two operators
+# itself. Nothing is changed where the library loads.
+let_torchvision_import() {
+  local folder
+  "$VENV_PYTHON" -c 'import torchvision' >"$LOG" 2>&1 && return
+  grep -q 'operator torchvision::nms does not exist' "$LOG" || return 0
+  say 'its operators do not load with this torch: it gets their declarations alone'
+  folder=$("$VENV_PYTHON" -c 'from importlib.util import find_spec
+print(*find_spec("torchvision").submodule_search_locations)')
+  cat >>"$folder/extension.py" <<'PYTHON'
+
+
+# Added by tools/setup_env.sh of attn_plugins, since the library did not load.
+if not _has_ops():
+    _declared = torch.library.Library("torchvision", "FRAGMENT")
+    for _name in ("nms", "qnms"):
+        _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+PYTHON
 }
 
 # Compiled code fits one Python, one build of torch, one kind of ops (for CUDA: for the
@@ -233,9 +281,25 @@ mmcv_installs() {
   "$VENV_PYTHON" -c 'import mmcv.ops' >"$LOG" 2>&1
 }
 
+# Whether the mmcv in .venv is the wheel in folder $1, and works.
+mmcv_is_from() {
+  "$VENV_PYTHON" - "$1" >"$LOG" 2>&1 <<'PYTHON'
+import json
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import mmcv.ops
+
+origin = json.loads(distribution('mmcv').read_text('direct_url.json'))['url']
+sys.exit(origin.rpartition('/')[0] != Path(sys.argv[1]).as_uri())
+PYTHON
+}
+
 install_mmcv() {
   local home
   home=$CACHE/$(pin mmcv | tr -s = -)/$(mmcv_key)
+  mmcv_is_from "$home" && return
   if [[ -d $home ]]; then
     say "installing mmcv from $home"
     mmcv_installs "$home" && return
@@ -276,6 +340,7 @@ main() {
   drop_half_installed
   install_torch
   install_pinned
+  install_torchvision
   install_mmcv
   install_package
   fingerprint >"$STAMP.part"

@@ -1,0 +1,3 @@
+"""Backbones for mmpretrain."""
+
+REGISTERED = ()

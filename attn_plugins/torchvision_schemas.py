@@ -1,0 +1,54 @@
+"""Lets torchvision's Python part import where its compiled operators do not load.
+
+``import torchvision`` describes the shapes of the operators ``nms`` and ``qnms`` to
+torch, which fails if no compiled library has declared them: so where torch is a CPU
+build and torchvision's only wheel is the one for CUDA. mmpretrain needs the Python part
+alone.
+"""
+
+from typing import NoReturn
+
+import torch
+
+SIGNATURE = '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+OPERATORS = ('nms', 'qnms')
+
+# torch forgets what was declared through a library that is garbage.
+_library: torch.library.Library | None = None
+
+
+def declare_schemas() -> None:
+    """Declares torchvision's operators if its import fails for want of them.
+
+    Nothing happens where torchvision works, is not there, or fails for another reason.
+    The attempt decides, since torchvision has its own ways to find its library, which
+    must be the one to declare the operators if it loads: a namespace is taken once.
+    """
+    global _library
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError as error:
+        if 'torchvision::nms does not exist' not in str(error):
+            return
+    else:
+        return
+    _library = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in OPERATORS:
+        _library.define(f'{name}{SIGNATURE}')
+        for device in ('CPU', 'CUDA'):
+            _library.impl(name, _refuse, device)
+
+
+def are_stand_ins() -> bool:
+    """Tells whether torchvision's operators were declared here, thus do not run."""
+    return _library is not None
+
+
+def _refuse(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> NoReturn:
+    raise NotImplementedError(
+        "torchvision's operators nms and qnms are not compiled here: its library does "
+        f'not load with torch {torch.__version__}. Use mmcv.ops.nms, or see '
+        '`python -m attn_plugins.doctor`'
+    )
