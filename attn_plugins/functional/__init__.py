@@ -18,6 +18,12 @@ from .external import (
     product_moments,
     slot_attention,
 )
+from .gsa import (
+    axial_attention,
+    axial_position_attention,
+    content_attention,
+    position_keys,
+)
 from .lesa import (
     content_moments,
     flat_similarities,
@@ -31,6 +37,9 @@ from .self_attention import self_attention
 
 __all__ = [
     'add_attended',
+    'axial_attention',
+    'axial_position_attention',
+    'content_attention',
     'content_moments',
     'external_attention',
     'external_attention_block',
@@ -39,6 +48,7 @@ __all__ = [
     'fold_projections',
     'normalize_logits',
     'own_weight',
+    'position_keys',
     'position_moments',
     'product_moments',
     'relative_attention',

@@ -12,6 +12,7 @@ from .norms import takes_norm_cfg
 REGISTERED = (
     'EANeck',
     'ExternalAttention2d',
+    'GlobalSelfAttention',
     'LESA2d',
     'MultiHeadExternalAttention',
     'SelfAttention2d',

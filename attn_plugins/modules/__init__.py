@@ -1,12 +1,14 @@
 """``nn.Module`` layers: parameters and one call into ``attn_plugins.functional``."""
 
 from .external import EANeck, ExternalAttention2d, MultiHeadExternalAttention
+from .gsa import GlobalSelfAttention
 from .lesa import LESA2d
 from .self_attention import SelfAttention2d
 
 __all__ = [
     'EANeck',
     'ExternalAttention2d',
+    'GlobalSelfAttention',
     'LESA2d',
     'MultiHeadExternalAttention',
     'SelfAttention2d',

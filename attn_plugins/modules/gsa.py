@@ -1,0 +1,213 @@
+"""Global self-attention as a layer in the place of a 3x3 convolution.
+
+Source: "Global Self-Attention Networks for Image Recognition", arXiv 2010.03019,
+section 3.1, appendix B, Tables 2 and 4. No code of its authors was found.
+
+What the paper leaves open, and what is done here:
+
+* Batch norm stands between columns and rows (Fig. 1). With one of the two there is
+  nothing to stand between, so there is none: the norm that a ResNet has after the layer
+  follows anyway.
+* The axial alternative of Table 2 is described as "similar to Ramachandran et al. but
+  in an axial fashion": softmax over a line of ``q . (k + r)``, columns, batch norm,
+  rows, with the tables shared by the heads as in the layer itself.
+* Initial weights are not given. Here projections keep the variance of their input, and
+  tables that of the values, at the reference size.
+* Maps of other sizes than the tables: see ``attn_plugins.functional.relpos``.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..functional.gsa import (
+    axial_attention,
+    axial_position_attention,
+    content_attention,
+)
+from .checks import check_divides, check_map, check_positive
+from .tables import resize_tables_on_load
+
+
+class GlobalSelfAttention(nn.Module):
+    """GSA: attention by content to all pixels, by position along columns and rows.
+
+    It takes the place of a 3x3 convolution of as many channels and, like it, wants a
+    norm after it. Queries, keys and values are as wide as the map and there is no
+    output projection. The cost grows as N to the 1.5, and is that of the projections on
+    all but large maps.
+
+    Args:
+        in_channels: Channels of the map.
+        num_heads: Heads; they share the tables of relative positions.
+        rel_pos_size: Height and width of the map that the tables are laid out for, or
+            one number for both. Smaller maps take the middle of a table, larger ones
+            stretch it. Unused with ``max_shift``.
+        content: Whether to attend by content. Without it there are no keys.
+        columns: Whether to attend along columns.
+        rows: Whether to attend along rows, after the columns.
+        axial_content: Whether content enters the attention along columns and rows, in
+            one softmax with the position, rather than attention to all pixels: the
+            alternative of Table 2.
+        max_shift: Largest offset L that positions attend to, in pixels of the map; None
+            for all. The tables then have ``2 * max_shift + 1`` rows at any map size.
+        stride: 1, or 2 for average pooling of the output by 2; a last odd row or column
+            is averaged over what there is.
+        norm_layer: Makes the norm between columns and rows from a channel count.
+
+    Raises:
+        ValueError: If a size is not positive, the heads do not divide the channels,
+            nothing is left to attend to, options contradict each other, or the input's
+            channels are not ``in_channels``.
+
+    Example:
+        >>> layer = GlobalSelfAttention(64, rel_pos_size=56, stride=2)
+        >>> layer(torch.rand(2, 64, 33, 47)).shape
+        torch.Size([2, 64, 17, 24])
+    """
+
+    _abbr_ = 'global_self_attention'
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_heads: int = 8,
+        *,
+        rel_pos_size: int | Sequence[int],
+        content: bool = True,
+        columns: bool = True,
+        rows: bool = True,
+        axial_content: bool = False,
+        max_shift: int | None = None,
+        stride: int = 1,
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        check_positive(in_channels=in_channels, num_heads=num_heads)
+        check_divides(num_heads=num_heads, in_channels=in_channels)
+        height, width = _pair(rel_pos_size)
+        if max_shift is not None:
+            check_positive(max_shift=max_shift)
+            height = width = max_shift + 1
+        if not (content or columns or rows):
+            raise ValueError(
+                'content, columns and rows are all False: choose at least one'
+            )
+        if axial_content and not (content and (columns or rows)):
+            raise ValueError(
+                'axial_content=True needs content=True and columns or rows, got '
+                f'content={content}, columns={columns}, rows={rows}'
+            )
+        if stride not in (1, 2):
+            raise ValueError(f'stride must be 1 or 2, got {stride!r}')
+        self.in_channels = in_channels
+        self.num_heads = num_heads
+        self.content = content
+        self.axial_content = axial_content
+        self.max_shift = max_shift
+        self.stride = stride
+        head_width = in_channels // num_heads
+        # Queries, values and, for content, keys.
+        self.qvk = nn.Conv2d(in_channels, (2 + content) * in_channels, 1, bias=False)
+        self.rel_h = self.rel_w = self.norm = None
+        if columns:
+            self.rel_h = nn.Parameter(torch.empty(2 * height - 1, head_width))
+        if rows:
+            self.rel_w = nn.Parameter(torch.empty(2 * width - 1, head_width))
+        if columns and rows:
+            self.norm = norm_layer(in_channels)
+        tables = columns * ('rel_h',) + rows * ('rel_w',)
+        if max_shift is None:
+            resize_tables_on_load(self, tables)
+        else:
+            resize_tables_on_load(self, fixed=tables)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weights under which no sum over channels or positions grows."""
+        nn.init.normal_(self.qvk.weight, std=self.in_channels**-0.5)
+        for table in (self.rel_h, self.rel_w):
+            if table is not None:
+                positions, head_width = (len(table) + 1) // 2, table.shape[1]
+                nn.init.normal_(table, std=(positions * head_width) ** -0.5)
+
+    def init_weights(self) -> None:
+        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
+        self.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_map(self, x)
+        B, C, H, W = x.shape
+        # Rows of the map first: a column's pixels are then the first dimension of
+        # (H, W, B * h, D), which holds tokens for the columns and for all pixels.
+        pixels = x.permute(2, 3, 0, 1).reshape(-1, C)
+        tokens = [
+            F.linear(pixels, weight).view(H, W, B * self.num_heads, -1)
+            for weight in self.qvk.weight.flatten(1).split(C)
+        ]
+        out = None
+        if self.rel_h is not None or self.rel_w is not None:
+            out = self._attend_axially(x.shape, *tokens)
+        if self.content and not self.axial_content:
+            q, v, k = (t.flatten(0, 1) for t in tokens)  # (N, B * h, D)
+            content = content_attention(q, k, v).view_as(x)
+            out = content if out is None else content + out
+        if self.stride == 2:
+            out = F.avg_pool2d(out, 2, ceil_mode=True, count_include_pad=False)
+        return out
+
+    def _attend_axially(self, shape: torch.Size, *tokens: Tensor) -> Tensor:
+        """Attends along columns, then rows, of ``(H, W, B * h, D)``: ``(B, C, H, W)``.
+
+        The columns' output is the values of the rows; queries and keys stay.
+        """
+        B, C, H, W = shape
+        if self.rel_h is not None:
+            out = self._attend(self.rel_h, *(t.flatten(1, 2) for t in tokens))
+            out = out.view(W, B, C, H)
+            if self.rel_w is None:
+                return out.permute(1, 2, 3, 0).contiguous()
+            values = self._normalize(out).reshape(W, B * self.num_heads, -1, H)
+            q, _, *k = tokens
+            tokens = q, values.permute(3, 0, 1, 2), *k
+        # (W, B * h, H, D): lines are now rows of the map.
+        tokens = [t.permute(1, 2, 0, 3).flatten(1, 2) for t in tokens]
+        out = self._attend(self.rel_w, *tokens).view(B, self.num_heads, H, -1, W)
+        return out.transpose(2, 3).reshape(shape)
+
+    def _attend(self, table: Tensor, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+        if self.axial_content:
+            return axial_attention(q, *k, v, table, max_shift=self.max_shift)
+        return axial_position_attention(q, v, table, max_shift=self.max_shift)
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        """Applies the norm to ``(W, B, C, H)``."""
+        if isinstance(self.norm, _BatchNorm):
+            # Its statistics are over all but channels: columns can be images.
+            return self.norm(x.flatten(0, 1).unsqueeze(-1)).view_as(x)
+        return self.norm(x.permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+
+    def extra_repr(self) -> str:
+        return (
+            f'in_channels={self.in_channels}, num_heads={self.num_heads}, '
+            f'content={self.content}, columns={self.rel_h is not None}, '
+            f'rows={self.rel_w is not None}, axial_content={self.axial_content}, '
+            f'max_shift={self.max_shift}, stride={self.stride}'
+        )
+
+
+def _pair(rel_pos_size: int | Sequence[int]) -> tuple[int, int]:
+    size = (rel_pos_size,) * 2 if isinstance(rel_pos_size, int) else rel_pos_size
+    if (
+        not isinstance(size, Sequence)
+        or len(size) != 2
+        or not all(isinstance(n, int) and n > 0 for n in size)
+    ):
+        raise ValueError(
+            'rel_pos_size must be a positive integer, or two of them for height and '
+            f'width, got {rel_pos_size!r}'
+        )
+    return tuple(size)
