@@ -5,6 +5,7 @@ run: training EANet with mmseg.
 """
 
 import importlib
+import re
 import shlex
 import sys
 import warnings
@@ -28,9 +29,27 @@ REQUIRED = {
 }
 OPTIONAL = {
     'mmdet': 'mmdet.apis',
-    'mmpretrain': 'mmpretrain.apis',
     'torchvision': 'torchvision',
+    'mmpretrain': 'mmpretrain.models',
+    'mmpretrain data': 'mmpretrain.datasets',
 }
+
+
+def torchvision_requirement(torch_version: str) -> str:
+    """Returns what pip has to be asked for to get the torchvision of a torch.
+
+    That of torch 2.N.P is 0.(N + 15).P, in the same build (``+cpu``, ``+cu126``, ...)
+    where the index of PyTorch can be reached. pip takes a version with such a label for
+    the newer one.
+    """
+    release, _, build = torch_version.partition('+')
+    _, minor, patch = re.findall(r'\d+', release)[:3]
+    # Without --no-deps that of another build brings its torch along.
+    words = ['--no-deps --force-reinstall', f'torchvision==0.{int(minor) + 15}.{patch}']
+    if re.fullmatch(r'cpu|cu\d+|rocm[\d.]+', build):
+        words[1:1] = [f'--extra-index-url https://download.pytorch.org/whl/{build}']
+    return ' '.join(words)
+
 
 # What pip calls the modules that it knows by another name, or by a version that works.
 PINNED = {
@@ -44,8 +63,8 @@ PINNED = {
     'cv2': 'opencv-python-headless==4.14.0.94',
     'PIL': 'pillow',
     'yaml': 'pyyaml',
-    # Left to itself, pip takes the newest, and another torch with it.
-    'torchvision': f'torchvision torch=={torch.__version__}',
+    'modelindex': 'model-index==0.1.11',
+    'torchvision': torchvision_requirement(torch.__version__),
 }
 # The maintained fork has the same modules in these distributions.
 FORK = {
@@ -85,8 +104,9 @@ def mend_command(module: str) -> str:
     installed = distributions()
     if module in FORK and set(FORK.values()) & set(installed.values()):
         return f'{install} {FORK[module]}'
-    if module in FORK and installed.get('cv2') == 'opencv-python-headless':
-        # The mm distributions ask for opencv-python, which would overwrite it.
+    wants_opencv = module in FORK and module != 'mmpretrain'
+    if wants_opencv and installed.get('cv2') == 'opencv-python-headless':
+        # These ask for opencv-python, which would overwrite it.
         install += ' --no-deps'
     command = f'{install} {PINNED.get(module, module)}'
     if module == 'cv2':
@@ -104,6 +124,8 @@ def culprit(module: str, error: BaseException) -> str:
         return error.name.partition('.')[0]
     if 'libGL' in str(error):
         return 'cv2'
+    if 'torchvision' in str(error):
+        return 'torchvision'
     # mmdet and mmseg refuse a version with `assert ..., 'MMCV==2.2.0 is used but ...'`.
     refused = str(error).partition('==')[0].lower()
     return refused if refused in PINNED else module
@@ -159,6 +181,16 @@ def examine_cuda_ops() -> Finding:
     return Finding('mmcv CUDA ops', '-', 'note', text, mend_command('mmcv'))
 
 
+def examine_torchvision_ops() -> Finding:
+    """Tells whether torchvision is more than its Python part; call it if it imports."""
+    from torchvision.extension import _has_ops
+
+    if _has_ops():
+        return Finding('torchvision ops', '', 'ok')
+    text = 'do not load with this torch; mmpretrain trains without them'
+    return Finding('torchvision ops', '-', 'note', text, mend_command('torchvision'))
+
+
 def examine_registration() -> Finding:
     registered = registered_components()
     listed = '; '.join(
@@ -179,6 +211,8 @@ def examine_all() -> list[Finding]:
         findings += [examine(*item, required=False) for item in OPTIONAL.items()]
         if torch.cuda.is_available() and 'mmcv.ops' in sys.modules:
             findings.append(examine_cuda_ops())
+        if 'torchvision' in sys.modules:
+            findings.append(examine_torchvision_ops())
     return [*findings, examine_registration()]
 
 

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 
 from .torchvision_schemas import declare_schemas
 
-# What each host imports without declaring it (ftfy, regex, torchvision), what pip cannot
-# provide (compiled mmcv ops: `mmcv` from a source tree without ops, or "mmcv-lite", has
-# no `mmcv._ext`), and what `pip install --no-deps` leaves out.
+# What each host imports undeclared (ftfy, regex, torchvision), what pip cannot provide
+# (compiled mmcv ops: "mmcv-lite", or mmcv from a source tree, has no `mmcv._ext`), and
+# what `pip install --no-deps` leaves out.
 HOST_REQUIREMENTS = {
     'mmseg': ('mmengine', 'mmcv', 'mmcv._ext', 'ftfy', 'regex'),
     'mmdet': ('mmengine', 'mmcv', 'mmcv._ext', 'pycocotools', 'shapely', 'scipy'),

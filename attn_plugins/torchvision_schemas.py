@@ -41,11 +41,6 @@ def declare_schemas() -> None:
             _library.impl(name, _refuse, device)
 
 
-def are_stand_ins() -> bool:
-    """Tells whether torchvision's operators were declared here, thus do not run."""
-    return _library is not None
-
-
 def _refuse(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> NoReturn:
     raise NotImplementedError(
         "torchvision's operators nms and qnms are not compiled here: its library does "

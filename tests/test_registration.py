@@ -34,15 +34,15 @@ def test_with_torch_alone():
         assert registered_components() == {}
         assert ExternalAttention2d(8)(torch.rand(1, 8, 5, 7)).shape == (1, 8, 5, 7)
         assert not any(map(sys.modules.get, ('mmengine', 'mmcv', 'mmseg', 'mmdet')))
+        assert 'torchvision' not in sys.modules
         """,
         hidden=MM,
     )
 
 
-@pytest.mark.parametrize('host', ['mmseg', 'mmdet'])
+@pytest.mark.parametrize('host', ['mmseg', 'mmdet', 'mmpretrain'])
 def test_with_one_host(host):
     pytest.importorskip(host)
-    other = {'mmseg': 'mmdet', 'mmdet': 'mmseg'}[host]
     check(
         f"""
         import attn_plugins
@@ -51,9 +51,10 @@ def test_with_one_host(host):
         layer = dict(in_channels=8, norm_cfg=dict(type='BN'))
         MODELS.build(dict(type='ExternalAttention2d', **layer))
         MODELS.build(dict(type='EANeck', in_channels=[8, 16], num_slots=4))
-        assert ('mmseg' in registered_components()) == ({host!r} == 'mmseg')
+        for other in ('mmseg', 'mmpretrain'):
+            assert (other in registered_components()) == (other == {host!r})
         """,
-        hidden=(other,),
+        hidden=tuple({'mmseg', 'mmdet', 'mmpretrain'} - {host}),
     )
 
 
@@ -67,7 +68,20 @@ def test_a_host_without_its_compiled_ops_is_left_alone():
         assert list(registered_components()) == ['mmengine']
         assert 'mmseg' not in sys.modules
         """,
-        hidden=('mmcv._ext', 'ftfy'),
+        hidden=('mmcv._ext', 'ftfy', 'mmpretrain'),
+    )
+
+
+def test_mmpretrain_without_torchvision_is_left_alone():
+    pytest.importorskip('mmpretrain')
+    check(
+        """
+        import attn_plugins
+        from attn_plugins.registration import missing_modules, registered_components
+        assert missing_modules('mmpretrain') == ('torchvision', 'mat4py')
+        assert list(registered_components()) == ['mmengine']
+        """,
+        hidden=('torchvision', 'mat4py', 'mmseg', 'mmdet'),
     )
 
 
@@ -81,7 +95,8 @@ def test_a_host_that_fails_to_import_is_reported_and_others_work():
         mmcv.__version__ = '9.9.9'  # mmseg asserts a version range when imported
         import attn_plugins
         from attn_plugins.registration import host_errors, registered_components
-        assert list(registered_components()) == ['mmengine']
+        assert 'mmengine' in registered_components()
+        assert 'mmseg' not in registered_components()
         assert host_errors()['mmseg'].startswith('AssertionError: MMCV==9.9.9')
         """
     )
