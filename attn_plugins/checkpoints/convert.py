@@ -60,6 +60,9 @@ def convert(checkpoint: Mapping) -> Conversion:
     table = layout.table
     meta = dict(converted_from=layout.name, **layout.describe(released))
     meta.update(_dataset_meta(outer.get('meta')))
+    left_out = list(outer)
+    if 'dataset_meta' in meta:
+        left_out[left_out.index('meta')] = 'meta (all but its class names)'
     kept = [key for key in released if table[key].new == key]
     return Conversion(
         layout=layout,
@@ -72,7 +75,7 @@ def convert(checkpoint: Mapping) -> Conversion:
         reshaped=[key for key in released if table[key].reshape],
         dropped={key: table[key].why for key in released if table[key].new is None},
         missing=[key for key in table if key not in released],
-        left_out=list(outer),
+        left_out=left_out,
     )
 
 

@@ -80,6 +80,7 @@ def test_class_names_of_mmdet_2(classifier):
     assert conversion.meta['dataset_meta'] == dict(
         classes=('nut', 'bolt'), palette=[(1, 2, 3), (4, 5, 6)]
     )
+    assert conversion.left_out == ['meta (all but its class names)']
     assert 'dataset_meta' not in convert(classifier).meta
 
 
