@@ -9,16 +9,15 @@ forward is not called.
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_foldable(norm: nn.Module) -> bool:
-    """Tells whether :func:`scale_and_shift` can stand in for ``norm``.
-
-    In training a SyncBatchNorm cannot: its statistics are those of all processes.
-    """
-    return type(norm) is nn.BatchNorm2d or (
+    """Tells whether :func:`scale_and_shift` can stand in for ``norm``."""
+    # Not a subclass: in training it may take other statistics.
+    return type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) or (
         isinstance(norm, _BatchNorm) and not _uses_batch_statistics(norm)
     )
 
@@ -32,7 +31,8 @@ def scale_and_shift(
 ) -> tuple[Tensor, Tensor]:
     """Returns scale and shift with ``norm(y) == y * scale + shift``, per channel.
 
-    In training it updates the running statistics, once, as ``norm(y)`` would.
+    In training it updates the running statistics, once, as ``norm(y)`` would. Those of
+    a SyncBatchNorm are taken over all processes, each with the weight of its count.
 
     Args:
         norm: The batch norm.
@@ -43,12 +43,15 @@ def scale_and_shift(
         ValueError: If there is one value per channel to take statistics of.
     """
     if _uses_batch_statistics(norm):
-        if count < 2:
+        is_shared = isinstance(norm, nn.SyncBatchNorm) and dist.is_initialized()
+        if count < 2 and not is_shared:
             raise ValueError(
                 'batch norm in training needs more than 1 value per channel, got 1: '
                 'use a larger batch or map, or put the norm into eval mode'
             )
         mean, var = moments()
+        if is_shared:
+            mean, var, count = _over_processes(mean, var, count, norm.process_group)
         if norm.training and norm.track_running_stats:
             _update_running_statistics(norm, mean, var * (count / (count - 1)))
     else:
@@ -61,6 +64,22 @@ def scale_and_shift(
     if norm.bias is not None:
         shift = shift + norm.bias
     return scale, shift
+
+
+def _over_processes(
+    mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments of the values of all processes, differentiable, and their number."""
+    # Here, not above: it does not exist in a torch without distributed support.
+    from torch.distributed.nn.functional import all_reduce
+
+    group = dist.group.WORLD if group is None else group
+    sums = all_reduce(torch.cat([count * mean, mean.new_tensor([count])]), group=group)
+    total = sums[-1].detach()
+    together = sums[:-1] / total
+    # Two steps: the difference of two squares would cancel.
+    spread = all_reduce(count * (var + (mean - together).square()), group=group)
+    return together, spread / total, total
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ Differences from the released EANet:
   the norm and the residual into the second product, in training too: same parameters,
   same function, about a ninth of the multiplications, and no map but the input and the
   output is kept for backward. The norm's own forward, hence a hook on it, is then not
-  called. A norm that is not a plain batch norm is called as a module, and so is SyncBN
-  in training; then the map before the norm is kept.
+  called. A norm that is not a batch norm is called as a module; then the map before
+  the norm is kept.
 * ``eps`` is 0 as in eq. 11, not 1e-9; set it for released weights.
 * On a CPU the released code keeps both memories in one storage, so they stay tied until
   the model is moved. Here they start equal, as its author intended, and have a storage
