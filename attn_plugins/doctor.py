@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 
@@ -200,7 +201,10 @@ def examine_registration() -> Finding:
         return Finding('registered', '', 'ok', listed, required=True)
     errors = '; '.join(f'{host}: {text}' for host, text in host_errors().items())
     text = errors or f'nothing in mmseg ({listed or "nor in mmengine"})'
-    return Finding('registered', '', 'broken', text, required=True)
+    # mmseg imports it by way of mmdet and mmpretrain, but only once: examined again, it
+    # may look whole.
+    mend = mend_command('torchvision') if 'torchvision' in errors else ''
+    return Finding('registered', '', 'broken', text, mend, required=True)
 
 
 def examine_all() -> list[Finding]:
@@ -227,9 +231,13 @@ def table(findings: list[Finding]) -> str:
     return '\n'.join(row.rstrip() for row in rows)
 
 
-def commands(title: str, findings: list[Finding]) -> list[str]:
-    """Lists the commands of ``findings`` under a title, each once; [] if none."""
+def commands(
+    title: str, findings: Sequence[Finding], given: Sequence[Finding] = ()
+) -> list[str]:
+    """Lists the commands of ``findings`` that ``given`` lack, each once; [] if none."""
     lines = dict.fromkeys(finding.mend for finding in findings if finding.mend)
+    for finding in given:
+        lines.pop(finding.mend, None)
     return ['\n  '.join([title, *lines])] if lines else []
 
 
@@ -241,7 +249,7 @@ def main() -> int:
     sections = [
         table(findings),
         *commands('Mend, in this order:', problems),
-        *commands('Not needed for segmentation; if you want it:', notes),
+        *commands('Not needed for segmentation; if you want it:', notes, problems),
         f'Training EANet with mmseg {verdict}.',
     ]
     print('\n\n'.join(sections))

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from attn_plugins.doctor import torchvision_requirement
 
 ROOT = Path(__file__).parents[1]
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision')
@@ -59,6 +62,7 @@ def test_all_that_the_main_job_needs_is_there(doctor):
     assert 'mmseg: EAHead' in result.stdout
     assert 'can run' in result.stdout
     assert 'mmdet==3.3.0' in result.stdout
+    assert torchvision_requirement(torch.__version__) in result.stdout
 
 
 def test_torch_alone(doctor):
@@ -114,3 +118,61 @@ def test_opencv_without_libgl(doctor):
     assert error in result.stdout
     assert 'uninstall -y opencv-python ' in result.stdout
     assert 'install opencv-python-headless==' in result.stdout
+
+
+def commands(result):
+    return [line[2:] for line in result.stdout.splitlines() if line.startswith('  /')]
+
+
+def test_needs_of_mmpretrain(doctor):
+    pytest.importorskip('mmpretrain')
+    result = doctor(hidden=['modelindex'])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert states(result)['mmpretrain'] == 'broken'
+    assert f'{sys.executable} -m pip install model-index==0.1.11' in commands(result)
+
+
+def test_mmpretrain_brings_what_it_needs(doctor):
+    result = doctor(hidden=['mmpretrain', 'mmdet'])
+    assert states(result)['mmpretrain'] == 'missing'
+    assert f'{sys.executable} -m pip install mmpretrain==1.2.0' in commands(result)
+
+
+def test_torchvision_for_another_cuda(doctor):
+    pytest.importorskip('mmpretrain')
+    error = 'PyTorch and torchvision were compiled with different CUDA major versions'
+    result = doctor(fakes={'torchvision/__init__.py': f'raise RuntimeError({error!r})'})
+    assert 'Traceback' not in result.stderr
+    found = states(result)
+    assert found['torchvision'] == found['mmpretrain'] == 'broken'
+    (command,) = commands(result)
+    assert command.endswith(f' install {torchvision_requirement(torch.__version__)}')
+
+
+def test_torchvision_without_operators(doctor):
+    pytest.importorskip('mmpretrain')
+    fakes = {
+        'torchvision/__init__.py': """
+import torch
+torch.library.register_fake('torchvision::nms')(lambda dets, scores, _: dets)
+""",
+        'torchvision/extension.py': 'def _has_ops(): return False',
+    }
+    result = doctor(fakes=fakes, hidden=['mmdet', 'mmseg'])
+    assert 'torchvision ops' in result.stdout
+    assert states(result)['torchvision'] == 'note'
+    assert 'do not load with this torch' in result.stdout
+    assert torchvision_requirement(torch.__version__) in result.stdout
+
+
+@pytest.mark.parametrize(
+    ('torch_version', 'requirement'),
+    [
+        ('2.13.0', 'torchvision==0.28.0'),
+        ('2.7.1+cu126', 'https://download.pytorch.org/whl/cu126 torchvision==0.22.1'),
+        ('2.6.0+cpu', 'https://download.pytorch.org/whl/cpu torchvision==0.21.0'),
+        ('2.9.0a0+git1a2b', '--force-reinstall torchvision==0.24.0'),
+    ],
+)
+def test_torchvision_of_a_torch(torch_version, requirement):
+    assert torchvision_requirement(torch_version).endswith(requirement)

@@ -203,11 +203,12 @@ def test_torch_choice_is_remembered(finished):
     assert 'secret' not in call(finished, 'torch_choice', **other).stdout
 
 
-def fake_torch(folder, version):
-    """Writes a wheel that calls itself torch."""
-    wheel = folder / f'torch-{version}-py3-none-any.whl'
-    info = f'torch-{version}.dist-info'
-    metadata = f'Metadata-Version: 2.1\nName: torch\nVersion: {version}\n'
+def fake_wheel(folder, name, version, *needs):
+    """Writes a wheel of that name and version."""
+    wheel = folder / f'{name}-{version}-py3-none-any.whl'
+    info = f'{name}-{version}.dist-info'
+    metadata = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+    metadata += ''.join(f'Requires-Dist: {need}\n' for need in needs)
     tags = 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
     files = {
         f'{info}/METADATA': metadata,
@@ -237,7 +238,7 @@ def pip(tmp_path):
 
 def test_torch_is_exchanged(finished, pip):
     for version in ('2.13.0', '2.10.0+cu130'):
-        choice = {'TORCH': fake_torch(finished, version), **pip}
+        choice = {'TORCH': fake_wheel(finished, 'torch', version), **pip}
         call(finished, 'install_torch', **choice).check_returncode()
         assert call(finished, 'torch_version').stdout == f'{version}\n'
     again = call(finished, 'install_torch', **choice)
@@ -245,14 +246,75 @@ def test_torch_is_exchanged(finished, pip):
 
 
 def test_torch_too_new_is_refused(finished, pip):
-    result = call(
-        finished, 'install_torch', TORCH=fake_torch(finished, '2.14.0'), **pip
-    )
+    wheel = fake_wheel(finished, 'torch', '2.14.0')
+    result = call(finished, 'install_torch', TORCH=wheel, **pip)
     assert result.returncode != 0
     (line,) = result.stderr.splitlines()
     assert '2.14' in line
     assert 'C++17' in line
     assert call(finished, 'torch_version').returncode != 0
+
+
+# --- torchvision -------------------------------------------------------------
+
+
+def test_pinned_torchvision_belongs_to_the_pinned_torch(checkout):
+    code = 'torch_version() { pin torch | cut -d = -f 3; }\ntorchvision_version'
+    version = call(checkout, code).stdout.strip()
+    pins = (ROOT / 'constraints.txt').read_text().splitlines()
+    assert f'torchvision=={version}' in pins
+
+
+@pytest.mark.parametrize(
+    ('torch_version', 'version'),
+    [('2.6.0', '0.21.0'), ('2.7.1+cu126', '0.22.1'), ('2.9.0a0+git1a2b', '0.24.0')],
+)
+def test_torchvision_of_a_torch(checkout, torch_version, version):
+    code = f'torch_version() {{ echo {torch_version}; }}\ntorchvision_version'
+    assert call(checkout, code).stdout == f'{version}\n'
+
+
+def test_torchvision_follows_torch_and_brings_nothing_along(finished, pip, tmp_path):
+    index = tmp_path / 'index'
+    index.mkdir()
+    choices = {'2.13.0': '0.28.0', '2.13.0+cu130': '0.28.0+cu130', '2.10.0': '0.25.0'}
+    pip['PIP_FIND_LINKS'] = str(index).replace(' ', '%20')
+    installed = 'import importlib.metadata as m; print(m.version("torchvision"))'
+    for torch_version, version in choices.items():
+        fake_wheel(index, 'torchvision', version, 'torch==1.0', 'nvidia-all')
+        choice = {'TORCH': fake_wheel(finished, 'torch', torch_version), **pip}
+        code = f"""
+        install_torch && install_torchvision >/dev/null
+        torch_version; "$VENV_PYTHON" -c '{installed}'
+        """
+        result = call(finished, code, **choice)
+        assert result.stdout.splitlines()[-2:] == [torch_version, version], result
+    again = call(finished, 'install_torchvision', **choice)
+    assert (again.returncode, again.stdout) == (0, '')
+
+
+@pytest.mark.parametrize('loads', [True, False])
+def test_torchvision_without_its_library_declares_its_operators(finished, loads):
+    (site_packages,) = (finished / '.venv/lib').glob('python3*/site-packages')
+    folder = site_packages / 'torchvision'
+    folder.mkdir()
+    extension = folder / 'extension.py'
+    extension.write_text(f'import torch\ndef _has_ops():\n    return {loads}\n')
+    fails = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (folder / '__init__.py').write_text('' if loads else fails)
+    before = extension.read_text()
+    call(finished, 'let_torchvision_import').check_returncode()
+    assert (extension.read_text() == before) == loads
+    if loads:
+        return
+    code = f'exec({extension.read_text()!r}); print(torch.ops.torchvision.qnms)'
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True
+    )
+    assert result.stdout == 'torchvision.qnms\n', result.stderr
+
+
+# --- pip ---------------------------------------------------------------------
 
 
 def test_network_failure_is_one_line(finished, pip):
