@@ -30,6 +30,7 @@ HOST_REQUIREMENTS = {
 # In the order of registration: the root registry of mmengine first, then each host's.
 _COMPONENTS = {
     'mmengine': 'attn_plugins.mm.layers',
+    'mmdet': 'attn_plugins.mm.detection',
     'mmseg': 'attn_plugins.mm.segmentation',
     'mmpretrain': 'attn_plugins.mm.classification',
 }

@@ -1,3 +1,12 @@
 """Backbones for mmpretrain."""
 
-REGISTERED = ()
+from mmpretrain.models.backbones.resnet import ResNet
+from mmpretrain.registry import MODELS
+
+from .gsa import make_gsa_resnet
+from .lesa import make_lesa_resnet
+
+REGISTERED = ('GSAResNet', 'LESAResNet')
+
+GSAResNet = MODELS.register_module(module=make_gsa_resnet(ResNet, __name__))
+LESAResNet = MODELS.register_module(module=make_lesa_resnet(ResNet, __name__))

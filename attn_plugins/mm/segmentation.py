@@ -1,11 +1,18 @@
-"""EANet for mmsegmentation."""
+"""EANet, LESA-ResNet and GSA-ResNet for mmsegmentation."""
 
 from mmcv.cnn import ConvModule
+from mmseg.models.backbones.resnet import ResNet
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-REGISTERED = ('EAHead',)
+from .gsa import make_gsa_resnet
+from .lesa import make_lesa_resnet
+
+REGISTERED = ('EAHead', 'GSAResNet', 'LESAResNet')
+
+GSAResNet = MODELS.register_module(module=make_gsa_resnet(ResNet, __name__))
+LESAResNet = MODELS.register_module(module=make_lesa_resnet(ResNet, __name__))
 
 
 @MODELS.register_module()

@@ -1,0 +1,213 @@
+"""Attention in place of the 3x3 convolutions of a ResNet of mmdet, mmseg, mmpretrain.
+
+The three hosts each have their own ResNet. It is built untouched, then `conv2` of the
+blocks in the chosen stages is swapped: in a bottleneck that is the 3x3 convolution, in
+a BasicBlock the second one, whose stride is always 1.
+"""
+
+import difflib
+import inspect
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+from mmcv.cnn import build_norm_layer
+from mmengine.model import PretrainedInit
+from torch import Tensor, nn
+
+from ..modules.recompute import checkpoint_forward
+from ..modules.tables import resize_tables_on_load
+
+STEM_STRIDE = 4  # of every stem of the hosts: a convolution and a pooling, 2 each
+
+
+def check_stages(num_stages: int, **tuples: Sequence[bool]) -> None:
+    """Raises ``ValueError`` unless each tuple has one entry per stage."""
+    for name, stages in tuples.items():
+        if not isinstance(stages, Sequence) or len(stages) != num_stages:
+            raise ValueError(
+                f'{name} must hold one bool for each of the num_stages={num_stages} '
+                f'stages, got {stages!r}'
+            )
+
+
+def check_options(layer: type, options: dict, reserved: Collection[str]) -> None:
+    """Raises ``ValueError`` unless ``options`` are arguments of ``layer``.
+
+    Args:
+        layer: Class of the attention layer.
+        options: What the config gives as ``attn``.
+        reserved: Arguments that the backbone determines.
+    """
+    known = set(inspect.signature(layer).parameters) - set(reserved)
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f', did you mean {close[0]!r}?' if close else ''
+            raise ValueError(
+                f'attn={options!r} has the unknown option {name!r}{hint} '
+                f'Options of {layer.__name__}: {", ".join(sorted(known))}'
+            )
+
+
+def input_size(rel_pos_input_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns ``(H, W)`` in pixels of a size given as a number or a pair.
+
+    Raises:
+        ValueError: If it is neither, or not positive.
+    """
+    size = rel_pos_input_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
+        raise ValueError(
+            'rel_pos_input_size must be a positive number of pixels, or a pair of '
+            f'them for height and width, got {rel_pos_input_size!r}'
+        )
+    return size
+
+
+def widened(bottleneck: type[nn.Module]) -> type[nn.Module]:
+    """Makes a bottleneck class of a Wide ResNet: kernel channels doubled.
+
+    All that the block builds inside is of twice the width, plugins and deformable
+    convolutions included; what goes in and comes out is as wide as before.
+    """
+
+    class WideBottleneck(bottleneck):
+        def __init__(self, **kwargs) -> None:
+            # Twice the planes at half the expansion. The class attribute, which the
+            # host sizes the stages with, stays.
+            if 'expansion' in kwargs:  # mmpretrain
+                kwargs['expansion'] //= 2
+            else:
+                self.expansion = bottleneck.expansion // 2
+                kwargs['planes'] *= 2
+            super().__init__(**kwargs)
+
+    return WideBottleneck
+
+
+def recomputed(block: type[nn.Module]) -> type[nn.Module]:
+    """Makes a block class whose ``with_cp`` moves running statistics once."""
+
+    class RecomputedBlock(block):
+        def __init__(self, **kwargs) -> None:
+            super().__init__(**kwargs)
+            self.with_cp = False  # the host's own, which moves them twice
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                return checkpoint_forward(self, super().forward, x)
+            return super().forward(x)
+
+    return RecomputedBlock
+
+
+class AttnStages:
+    """What the attention backbones share: a mixin that stands before a host's ResNet.
+
+    A subclass says which blocks keep their convolution, and makes the layers.
+    """
+
+    layer_type: type[nn.Module]
+    reserved_options = ('in_channels', 'rel_pos_size', 'stride', 'norm_layer')
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        stage_with_attn: Sequence[bool],
+        attn: dict | None,
+        rel_pos_input_size: int | Sequence[int],
+        wide: bool = False,
+        **kwargs,
+    ) -> None:
+        if depth not in self.arch_settings:
+            depths = ', '.join(map(str, self.arch_settings))
+            raise ValueError(f'depth must be one of {depths}, got {depth!r}')
+        if wide and self.arch_settings[depth][0] is not self.arch_settings[50][0]:
+            raise ValueError(
+                'wide=True doubles the kernel channels of bottlenecks, which the '
+                f'blocks of depth {depth} are not: use depth 50 or more'
+            )
+        check_stages(kwargs.get('num_stages', 4), stage_with_attn=stage_with_attn)
+        self.attn = dict(attn or {})
+        check_options(self.layer_type, self.attn, self.reserved_options)
+        self.rel_pos_input_size = input_size(rel_pos_input_size)
+        self.stage_with_attn = tuple(stage_with_attn)
+        self.wide = wide
+        super().__init__(depth, **kwargs)
+        for stage, block, is_first, stride in self._chosen_blocks():
+            if not self.keeps_conv(stage, is_first):
+                self._swap(stage, block, stride)
+        self._freeze_stages()
+        resize_tables_on_load(self)
+
+    def keeps_conv(self, stage: int, is_first: bool) -> bool:
+        """Tells whether the (first) block of a chosen stage is left as it is."""
+        return False
+
+    def make_layer(self, stage: int, **options) -> nn.Module:
+        """Makes the layer for a block of a stage."""
+        return self.layer_type(**options)
+
+    def make_res_layer(self, block: type[nn.Module], **kwargs) -> nn.Module:
+        # Here, and not in arch_settings: the hosts compare the class in there with
+        # their own to decide on zero_init_residual.
+        if self.wide:
+            block = widened(block)
+        if kwargs['with_cp'] and any(self.stage_with_attn):
+            block = recomputed(block)
+        return super().make_res_layer(block=block, **kwargs)
+
+    def _chosen_blocks(self) -> Iterator[tuple[int, nn.Module, bool, int]]:
+        """Yields stage, block, whether it is the first, stride of the map conv2 gets.
+
+        The strides are those that the host built, whatever the style.
+        """
+        stride = STEM_STRIDE
+        for stage, name in enumerate(self.res_layers):
+            for index, block in enumerate(getattr(self, name)):
+                stride *= block.conv1.stride[0]
+                after = stride * block.conv2.stride[0]
+                if self.stage_with_attn[stage]:
+                    yield stage, block, index == 0, stride
+                stride = after
+
+    def _swap(self, stage: int, block: nn.Module, stride: int) -> None:
+        def norm_layer(num_features: int) -> nn.Module:
+            return build_norm_layer(self.norm_cfg, num_features)[1]
+
+        layer = self.make_layer(
+            stage,
+            in_channels=block.conv2.in_channels,
+            rel_pos_size=tuple(math.ceil(s / stride) for s in self.rel_pos_input_size),
+            stride=block.conv2.stride[0],
+            norm_layer=norm_layer,
+            **self.attn,
+        )
+        block.conv2 = layer
+
+    def attention_blocks(self) -> Iterator[nn.Module]:
+        """Yields the blocks whose convolution was swapped, in order."""
+        for name in self.res_layers:
+            for block in getattr(self, name):
+                if isinstance(block.conv2, self.layer_type):
+                    yield block
+
+    def init_weights(self) -> None:
+        """Initialises as the host does; the layers keep their own initialisation."""
+        again = self.is_init
+        super().init_weights()
+        if again or self._loads_weights():
+            return
+        for block in self.attention_blocks():
+            # mmengine goes from module to module that has init_weights, and
+            # mmpretrain's stages are plain nn.Sequential.
+            if not block.is_init:
+                block.conv2.init_weights()
+
+    def _loads_weights(self) -> bool:
+        configs = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        return any(
+            cfg and cfg['type'] in ('Pretrained', PretrainedInit) for cfg in configs
+        )

@@ -1,0 +1,603 @@
+"""LESAResNet and GSAResNet of every host: what is swapped, what stays the host's."""
+
+import copy
+import logging
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+pytest.importorskip('mmengine')
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+
+import attn_plugins  # noqa: F401 (registers)
+from attn_plugins.modules.gsa import GlobalSelfAttention
+from attn_plugins.modules.lesa import LESA2d
+
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+NAMES = ('LESAResNet', 'GSAResNet')
+NONE = (False,) * 4
+DCN = dict(type='DCN', deform_groups=1, fallback_on_stride=False)
+FULL_WIDTH = dict(stem_channels=64, base_channels=64)
+CLASSIFIER = 2048 * 1000 + 1000
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Initialisation logs two lines for every parameter."""
+    MMLogger.get_instance('mmengine').setLevel(logging.ERROR)
+
+
+@pytest.fixture(params=HOSTS)
+def models(request):
+    """The registry of each host."""
+    host = request.param
+    pytest.importorskip(host)
+    init_default_scope(host)
+    models = sys.modules[f'{host}.registry'].MODELS
+    return models
+
+
+@pytest.fixture
+def mmdet_models():
+    pytest.importorskip('mmdet')
+    init_default_scope('mmdet')
+    return sys.modules['mmdet.registry'].MODELS
+
+
+def build(models, name: str, depth: int = 50, **options) -> nn.Module:
+    """A quarter of the usual width, and all four maps."""
+    defaults = dict(out_indices=(0, 1, 2, 3), stem_channels=16, base_channels=16)
+    return models.build(dict(type=name, depth=depth, **{**defaults, **options}))
+
+
+def image(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, 33, 47)
+
+
+def millions(module: nn.Module, extra: int = 0) -> float:
+    return round((sum(p.numel() for p in module.parameters()) + extra) / 1e6, 3)
+
+
+def layers_of(backbone: nn.Module) -> dict[str, nn.Module]:
+    return {
+        name: module
+        for name, module in backbone.named_modules()
+        if isinstance(module, (LESA2d, GlobalSelfAttention))
+    }
+
+
+def step(backbone: nn.Module, x: torch.Tensor) -> None:
+    """Runs a backward pass that reaches all outputs with a gradient of their own."""
+    loss = sum((out * torch.randn_like(out)).sum() for out in backbone(x))
+    loss.backward()
+
+
+# What stays the host's
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('name', NAMES)
+def test_without_a_stage_it_is_the_stock_resnet_bit_for_bit(models, name, depth):
+    built = []
+    for kind, options in (('ResNet', {}), (name, dict(stage_with_attn=NONE))):
+        torch.manual_seed(1)
+        backbone = build(models, kind, depth, **options)
+        backbone.init_weights()
+        built.append((backbone, torch.get_rng_state()))
+    (stock, stock_state), (ours, our_state) = built
+    assert torch.equal(stock_state, our_state)
+    assert stock.state_dict().keys() == ours.state_dict().keys()
+    for key, value in stock.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key]), key
+    x = image()
+    for backbone in (stock, ours):
+        backbone.train()
+    for out, expected in zip(ours(x), stock(x), strict=True):
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(style='caffe'),
+        dict(deep_stem=True, avg_down=True),
+        dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)),
+        dict(strides=(1, 2, 2, 1)),
+    ],
+    ids=['plain', 'caffe', 'v1d', 'dilated', 'last stride 1'],
+)
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('name', NAMES)
+def test_maps_have_the_sizes_of_the_stock_resnet(models, name, depth, options):
+    if depth == 18:
+        options = {k: v for k, v in options.items() if k != 'style'}
+    stock = build(models, 'ResNet', depth, **options)
+    ours = build(models, name, depth, **options)
+    for backbone in (stock, ours):
+        backbone.eval()
+    for size in ((33, 47), (64, 64)):
+        x = torch.rand(1, 3, *size)
+        with torch.no_grad():
+            shapes = [out.shape for out in ours(x)]
+            assert shapes == [out.shape for out in stock(x)]
+
+
+@pytest.mark.parametrize(('name', 'depth'), [('LESAResNet', 152), ('GSAResNet', 38)])
+def test_other_depths(models, name, depth):
+    backbone = build(models, name, depth)
+    blocks = [len(getattr(backbone, layer)) for layer in backbone.res_layers]
+    assert blocks == {152: [3, 8, 36, 3], 38: [2, 3, 5, 2]}[depth]
+    assert len(layers_of(backbone)) == {152: 35 + 3, 38: 12}[depth]
+    with torch.no_grad():
+        assert backbone(image(1))[-1].shape == (1, 512, 2, 2)
+
+
+def test_depths_34_and_101(mmdet_models):
+    for name in NAMES:
+        for depth in (34, 101):
+            build(mmdet_models, name, depth)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_frozen_stages_and_norm_eval(models, name):
+    backbone = build(models, name, frozen_stages=3, norm_eval=True)
+    for _ in range(2):
+        for layer in ('conv1', 'layer1', 'layer2', 'layer3'):
+            module = getattr(backbone, layer)
+            assert not any(p.requires_grad for p in module.parameters())
+        assert all(p.requires_grad for p in backbone.layer4.parameters())
+        backbone.train()
+        norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms
+        assert not any(norm.training for norm in norms)
+    layers = layers_of(backbone)
+    assert not any(v.training for k, v in layers.items() if k.startswith('layer3'))
+    assert all(v.training for k, v in layers.items() if k.startswith('layer4'))
+    before = copy.deepcopy(backbone.state_dict())
+    backbone(image())
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize(
+    'norm_cfg', [dict(type='BN', eps=1e-3, requires_grad=False), dict(type='SyncBN')]
+)
+@pytest.mark.parametrize('name', NAMES)
+def test_norms_are_the_hosts(models, name, norm_cfg):
+    backbone = build(models, name, 18, norm_cfg=norm_cfg, norm_eval=False)
+    norms = [
+        module
+        for layer in layers_of(backbone).values()
+        for module in layer.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    assert norms
+    if norm_cfg['type'] == 'BN':
+        assert all(norm.eps == 1e-3 for norm in norms)
+        assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+    else:
+        assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+        step(revert_sync_batchnorm(backbone).train() or backbone, image())
+
+
+# What is swapped
+
+
+def test_lesa_takes_the_places_of_the_paper(models):
+    backbone = build(models, 'LESAResNet')
+    names = [f'layer3.{i}.conv2' for i in range(1, 6)]
+    names += [f'layer4.{i}.conv2' for i in range(3)]
+    assert list(layers_of(backbone)) == names
+    assert isinstance(backbone.layer3[0].conv2, nn.Conv2d)
+    assert [layer.stride for layer in layers_of(backbone).values()] == [1] * 5 + [
+        2,
+        1,
+        1,
+    ]
+    for block in (*list(backbone.layer3)[1:], *backbone.layer4):
+        assert isinstance(block.norm2, nn.Identity)
+    assert isinstance(backbone.layer3[0].norm2, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize('variant', ['static', 'attention', 'augmentation'])
+def test_other_variants_keep_the_norm_of_the_block(models, variant):
+    backbone = build(models, 'LESAResNet', attn=dict(variant=variant))
+    assert isinstance(backbone.layer4[0].norm2, nn.BatchNorm2d)
+    with torch.no_grad():
+        assert backbone(image())[-1].shape == (2, 512, 2, 2)
+
+
+def test_gsa_takes_all_places_and_keeps_the_norms(models):
+    backbone = build(models, 'GSAResNet')
+    assert len(layers_of(backbone)) == 16
+    for name in backbone.res_layers:
+        for index, block in enumerate(getattr(backbone, name)):
+            assert block.conv2.stride == (2 if index == 0 and name != 'layer1' else 1)
+            assert isinstance(block.norm2, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_basic_blocks_lose_their_second_convolution(models, name):
+    backbone = build(models, name, 18)
+    block = backbone.layer4[0]
+    assert isinstance(block.conv1, nn.Conv2d)
+    assert block.conv1.stride == (2, 2)
+    assert block.conv2.stride == 1
+    assert isinstance(block.norm2, nn.Identity) == (name == 'LESAResNet')
+
+
+def test_stages_and_first_convolutions_can_be_chosen(models):
+    backbone = build(
+        models,
+        'LESAResNet',
+        stage_with_attn=(False, True, False, True),
+        keep_first_conv=(False, False, False, True),
+    )
+    names = [f'layer2.{i}.conv2' for i in range(4)]
+    assert list(layers_of(backbone)) == [*names, 'layer4.1.conv2', 'layer4.2.conv2']
+    backbone = build(models, 'GSAResNet', stage_with_attn=(False, False, True, True))
+    assert len(layers_of(backbone)) == 9
+    backbone = build(
+        models,
+        'LESAResNet',
+        num_stages=2,
+        strides=(1, 2),
+        dilations=(1, 1),
+        out_indices=(1,),
+        stage_with_attn=(False, True),
+        keep_first_conv=(True, True),
+    )
+    assert list(layers_of(backbone)) == names[1:]
+
+
+def reference_sizes(backbone: nn.Module) -> list[tuple[int, int]]:
+    """Heights and widths that the position tables are laid out for, in order."""
+    sizes = []
+    for layer in layers_of(backbone).values():
+        tables = [p for n, p in layer.named_parameters() if 'rel_' in n]
+        sizes.append(tuple((len(table) + 1) // 2 for table in tables))
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ('options', 'stage_3', 'stage_4'),
+    [
+        (dict(), 64, [64, 32, 32]),
+        (dict(rel_pos_input_size=1280), 80, [80, 40, 40]),
+        (dict(rel_pos_input_size=225), 15, [15, 8, 8]),
+        (dict(rel_pos_input_size=224, strides=(1, 2, 2, 1)), 14, [14] * 3),
+        (dict(style='caffe'), 64, [32, 32, 32]),
+        (dict(deep_stem=True, avg_down=True), 64, [64, 32, 32]),
+        (dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)), 128, [128] * 3),
+    ],
+    ids=['1024', '1280', '225', 'classifier', 'caffe', 'v1d', 'dilated'],
+)
+def test_tables_are_laid_out_for_the_incoming_map(models, options, stage_3, stage_4):
+    sizes = reference_sizes(build(models, 'LESAResNet', **options))
+    assert sizes == [(stage_3, stage_3)] * 5 + [(size, size) for size in stage_4]
+
+
+def test_tables_of_basic_blocks_gsa_and_oblong_images(models):
+    assert reference_sizes(build(models, 'LESAResNet', 18)) == [
+        (64, 64),
+        (32, 32),
+        (32, 32),
+    ]
+    sizes = reference_sizes(build(models, 'GSAResNet'))
+    assert sizes == [
+        (size, size) for size in [56] * 4 + [28] * 3 + [28] + [14] * 5 + [14] + [7] * 2
+    ]
+    backbone = build(models, 'LESAResNet', rel_pos_input_size=(512, 1000))
+    assert reference_sizes(backbone)[0] == (32, 63)
+
+
+# Training
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('name', NAMES)
+def test_every_parameter_gets_a_gradient(models, name, depth):
+    backbone = build(models, name, depth, norm_eval=False)
+    backbone.train()
+    step(backbone, image())
+    assert not [n for n, p in backbone.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('name', NAMES)
+def test_with_cp_changes_nothing_but_memory(models, name, depth):
+    """Values, gradients, and running statistics, which move once."""
+    plain = build(models, name, depth, norm_eval=False).double()
+    saving = build(models, name, depth, norm_eval=False, with_cp=True).double()
+    saving.load_state_dict(plain.state_dict())
+    x = image().double()
+    for backbone in (plain, saving):
+        backbone.train()
+        torch.manual_seed(2)
+        step(backbone, x.clone().requires_grad_())
+    for (key, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert_close(q.grad, p.grad, msg=key)
+    for key, value in plain.state_dict().items():
+        assert_close(saving.state_dict()[key], value, msg=key)
+        if key.endswith('num_batches_tracked') and 'conv2' in key:
+            assert value == 1
+
+
+# Initialisation and checkpoints
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_layers_keep_their_initialisation(models, name):
+    """The parent's Kaiming would give 3x3 and 1x1 weights another spread."""
+    backbone = build(models, name)
+    drawn = {k: v.std() for k, v in backbone.named_parameters() if v.ndim == 4}
+    backbone.init_weights()
+    changed = {
+        key
+        for key, value in backbone.named_parameters()
+        if value.ndim == 4 and abs(value.std() / drawn[key] - 1) > 0.05
+    }
+    assert 'layer1.0.conv1.weight' in changed
+    layers = tuple(layers_of(backbone))
+    assert not [key for key in changed if key.startswith(layers)]
+
+
+@pytest.mark.parametrize(
+    ('name', 'depth', 'init_cfg'),
+    [
+        ('LESAResNet', 18, None),
+        ('LESAResNet', 18, dict(type='Kaiming', layer='Conv2d')),
+        ('LESAResNet', 50, None),
+        ('GSAResNet', 18, None),
+    ],
+)
+def test_zero_init_residual(models, name, depth, init_cfg):
+    """As the host: residual blocks start as the identity."""
+    options = {} if init_cfg is None else dict(init_cfg=init_cfg)
+    stock = build(models, 'ResNet', depth, **options)
+    ours = build(models, name, depth, **options)
+    for backbone in (stock, ours):
+        backbone.init_weights()
+        backbone.eval()
+    x = torch.randn(1, stock.layer4[1].conv1.in_channels, 3, 4).relu()
+    with torch.no_grad():
+        same = torch.equal(stock.layer4[1](x), x)
+        assert torch.equal(ours.layer4[1](x), x) == same
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_pretrained_weights_are_loaded(models, name, tmp_path):
+    source = build(models, name, 18)
+    for parameter in source.parameters():
+        nn.init.normal_(parameter)
+    file = tmp_path / 'weights.pth'
+    torch.save(source.state_dict(), file)
+    init_cfg = dict(type='Pretrained', checkpoint=str(file))
+    backbone = build(models, name, 18, init_cfg=init_cfg)
+    backbone.init_weights()
+    for key, value in source.state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_copies_and_state_dicts(models, name):
+    backbone = build(models, name, 18)
+    backbone.eval()
+    x = image()
+    with torch.no_grad():
+        expected = backbone(x)
+        twins = [copy.deepcopy(backbone), build(models, name, 18)]
+        twins[1].load_state_dict(backbone.state_dict())
+        for twin in twins:
+            twin.eval()
+            for out, wanted in zip(twin(x), expected, strict=True):
+                assert torch.equal(out, wanted)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_checkpoint_of_another_reference_size(models, name):
+    source = build(models, name, 18, rel_pos_input_size=256)
+    target = build(models, name, 18, rel_pos_input_size=512)
+    with pytest.warns(UserWarning, match='from 8 to 16 positions: layer4') as record:
+        target.load_state_dict(source.state_dict())
+    assert len(record) == 1
+    assert 'layer' in str(record[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        target.load_state_dict(
+            build(models, name, 18, rel_pos_input_size=512).state_dict()
+        )
+
+
+def test_a_flat_table_of_another_size_is_refused(models):
+    options = dict(attn=dict(position='flat'), strides=(1, 2, 2, 1))
+    source = build(models, 'LESAResNet', rel_pos_input_size=224, **options)
+    target = build(models, 'LESAResNet', rel_pos_input_size=256, **options)
+    with pytest.raises(ValueError, match=r'layer3.1.conv2.context.rel is .*391.*511'):
+        target.load_state_dict(source.state_dict())
+
+
+# Wide and deformable
+
+
+def test_wide_bottlenecks(models):
+    backbone = build(models, 'LESAResNet', wide=True)
+    block = backbone.layer3[0]
+    assert block.conv2.weight.shape == (128, 128, 3, 3)
+    assert (block.conv1.out_channels, block.conv3.out_channels) == (128, 256)
+    assert block.norm1.num_features == block.norm2.num_features == 128
+    assert backbone.layer4[2].conv2.in_channels == 256
+    backbone.init_weights()
+    assert not block.norm3.weight.any()  # zero_init_residual
+    backbone.eval()
+    with torch.no_grad():
+        shapes = [out.shape[1:] for out in backbone(image(1))]
+    assert shapes == [(64, 9, 12), (128, 5, 6), (256, 3, 3), (512, 2, 2)]
+
+
+@pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
+def test_wide_with_deformable_convolutions_and_plugins(models):
+    plugins = [
+        dict(
+            cfg=dict(type='ContextBlock', ratio=1 / 4, postfix=f'_{i}'),
+            position=f'after_conv{i}',
+            stages=(False, True, True, False),
+        )
+        for i in (1, 2, 3)
+    ]
+    backbone = build(
+        models,
+        'LESAResNet',
+        wide=True,
+        dcn=DCN,
+        stage_with_dcn=(False, True, True, True),
+        plugins=plugins,
+        norm_eval=False,
+        with_cp=True,
+    )
+    assert backbone.layer2[0].conv2.weight.shape == (64, 64, 3, 3)
+    assert backbone.layer2[0].conv2.conv_offset.weight.shape == (18, 64, 3, 3)
+    backbone.train()
+    step(backbone, image())
+    assert not [n for n, p in backbone.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
+def test_the_local_term_is_deformable_where_the_stage_is(models):
+    config = dict(DCN)
+    backbone = build(
+        models,
+        'LESAResNet',
+        dcn=config,
+        stage_with_dcn=(False, True, True, False),
+    )
+    assert config == DCN  # the host's blocks take keys out of theirs
+    assert hasattr(backbone.layer2[1].conv2, 'conv_offset')
+    assert hasattr(backbone.layer3[0].conv2, 'conv_offset')
+    assert not hasattr(backbone.layer4[0].conv2.local.conv, 'conv_offset')
+    conv = backbone.layer3[1].conv2.local.conv
+    assert (conv.groups, conv.deform_groups) == (8, 1)
+    assert conv.weight.shape == (64, 8, 3, 3)
+    assert conv.conv_offset.weight.shape == (18, 64, 3, 3)
+    spread = conv.weight.std()
+    backbone.init_weights()
+    assert not conv.conv_offset.weight.any()
+    assert not conv.conv_offset.bias.any()
+    assert_close(conv.weight.std(), spread, rtol=0.05, atol=0)
+
+
+def test_deformable_local_term_equals_the_plain_one_at_zero_offsets(mmdet_models):
+    """On maps smaller than the kernel too."""
+    deformable = build(
+        mmdet_models,
+        'LESAResNet',
+        dcn=DCN,
+        stage_with_dcn=(False, False, False, True),
+    ).layer4[1]
+    plain = build(mmdet_models, 'LESAResNet').layer4[1]
+    plain.load_state_dict(deformable.state_dict(), strict=False)
+    for size in ((1, 1), (1, 5), (2, 2), (7, 2), (4, 5)):
+        x = torch.randn(2, 512, *size)
+        for block in (plain, deformable):
+            block.eval()
+        with torch.no_grad():
+            assert_close(deformable(x), plain(x), rtol=1e-4, atol=1e-4)
+
+
+# Parameters, as the papers print them or their released code has them
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        (dict(attn=dict(position='flat')), 23.778),
+        (dict(attn=dict(position='flat'), wide=True), 61.146),
+        (dict(attn=dict(position='flat', variant='attention')), 18.056),
+        (dict(attn=dict(position='flat', variant='static')), 20.430),
+        (dict(stage_with_attn=NONE, wide=True), 68.883),
+    ],
+    ids=['LESA-R50', 'LESA-WRN50', 'SA-R50', 'static-R50', 'WRN50'],
+)
+def test_parameters_of_lesa_classifiers(models, options, expected):
+    backbone = build(
+        models,
+        'LESAResNet',
+        strides=(1, 2, 2, 1),
+        rel_pos_input_size=224,
+        **FULL_WIDTH,
+        **options,
+    )
+    assert millions(backbone, CLASSIFIER) == expected
+
+
+@pytest.mark.parametrize(
+    ('depth', 'expected'), [(38, 14.203), (50, 18.053), (101, 30.398)]
+)
+def test_parameters_of_gsa_classifiers(models, depth, expected):
+    assert (
+        millions(build(models, 'GSAResNet', depth, **FULL_WIDTH), CLASSIFIER)
+        == expected
+    )
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('LESAResNet', dict(depth=38), 'depth must be one of 18, 34, 50, 101, 152, go'),
+        ('GSAResNet', dict(depth=152), 'depth must be one of 18, 34, 38, 50, 101, got'),
+        (
+            'LESAResNet',
+            dict(stage_with_attn=(True, True)),
+            r'stage_with_attn must hold one bool .* num_stages=4 .* got \(True, True\)',
+        ),
+        (
+            'LESAResNet',
+            dict(keep_first_conv=True),
+            'keep_first_conv must hold one bool',
+        ),
+        ('GSAResNet', dict(stage_with_attn=4), 'stage_with_attn must hold .* got 4'),
+        (
+            'LESAResNet',
+            dict(attn=dict(num_head=4)),
+            r"unknown option 'num_head', did you mean 'num_heads'\?",
+        ),
+        ('GSAResNet', dict(attn=dict(stride=2)), "the unknown option 'stride'"),
+        ('GSAResNet', dict(attn=dict(num_heads=5)), 'in_channels.*num_heads=5.*16'),
+        ('LESAResNet', dict(attn=dict(num_heads=5)), 'channels.*num_heads=5.*64'),
+        ('LESAResNet', dict(attn=dict(variant='dinamic')), 'variant must be one of'),
+        ('LESAResNet', dict(depth=18, wide=True), 'use depth 50 or more'),
+        (
+            'GSAResNet',
+            dict(rel_pos_input_size=0),
+            'rel_pos_input_size must be a positive number of pixels',
+        ),
+        (
+            'LESAResNet',
+            dict(rel_pos_input_size=(1, 2, 3)),
+            r'rel_pos_input_size must be .* got \(1, 2, 3\)',
+        ),
+    ],
+)
+def test_mistakes_are_named(models, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(models, name, **options)
+
+
+@pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
+def test_deformable_needs_bottlenecks_and_compiled_operators(models, monkeypatch):
+    options = dict(dcn=DCN, stage_with_dcn=(False, True, True, True))
+    with pytest.raises(ValueError, match='bottlenecks of depth 50 or more'):
+        build(models, 'LESAResNet', 18, **options)
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    with pytest.raises(ValueError, match=r'compiled operators of mmcv.*not mmcv-lite'):
+        build(models, 'LESAResNet', **options)
