@@ -1,4 +1,4 @@
-"""Registers the host-free layers and necks in mmengine's root registry.
+"""Registers the host-free layers, necks and hooks in mmengine's root registries.
 
 Every host looks a name up there after its own registry, so one registration serves all.
 """
@@ -7,9 +7,10 @@ from mmengine.registry import MODELS
 
 from .. import modules
 from ..checkpoints.loading import install_safe_loading
+from . import hooks
 from .norms import takes_norm_cfg
 
-REGISTERED = (
+LAYERS = (
     'EANeck',
     'ExternalAttention2d',
     'GlobalSelfAttention',
@@ -18,7 +19,9 @@ REGISTERED = (
     'SelfAttention2d',
 )
 
-for name in REGISTERED:
+REGISTERED = (*LAYERS, *hooks.REGISTERED)
+
+for name in LAYERS:
     layer = getattr(modules, name)
     has_norm = layer is not modules.MultiHeadExternalAttention
     MODELS.register_module(module=takes_norm_cfg(layer) if has_norm else layer)

@@ -4,6 +4,7 @@ from .external import EANeck, ExternalAttention2d, MultiHeadExternalAttention
 from .gsa import GlobalSelfAttention
 from .lesa import LESA2d
 from .self_attention import SelfAttention2d
+from .term_weights import TermWeights
 
 __all__ = [
     'EANeck',
@@ -12,4 +13,5 @@ __all__ = [
     'LESA2d',
     'MultiHeadExternalAttention',
     'SelfAttention2d',
+    'TermWeights',
 ]
