@@ -144,39 +144,35 @@ class GlobalSelfAttention(nn.Module):
         # Rows of the map first: a column's pixels are then the first dimension of
         # (H, W, B * h, D), which holds tokens for the columns and for all pixels.
         pixels = x.permute(2, 3, 0, 1).reshape(-1, C)
-        tokens = [
+        q, v, *k = (
             F.linear(pixels, weight).view(H, W, B * self.num_heads, -1)
             for weight in self.qvk.weight.flatten(1).split(C)
-        ]
-        out = None
-        if self.rel_h is not None or self.rel_w is not None:
-            out = self._attend_axially(x.shape, *tokens)
+        )
+        terms = []  # (B, h, D, H, W) each
         if self.content and not self.axial_content:
-            q, v, k = (t.flatten(0, 1) for t in tokens)  # (N, B * h, D)
-            content = content_attention(q, k, v).view_as(x)
-            out = content if out is None else content + out
+            content = content_attention(*(t.flatten(0, 1) for t in (q, *k, v)))
+            terms.append(content.view(B, self.num_heads, -1, H, W))
+            k = []
+        if self.rel_h is not None or self.rel_w is not None:
+            terms.append(self._attend_axially(B, q, v, *k))
+        out = sum(terms[1:], start=terms[0]).reshape(x.shape)
         if self.stride == 2:
             out = F.avg_pool2d(out, 2, ceil_mode=True, count_include_pad=False)
         return out
 
-    def _attend_axially(self, shape: torch.Size, *tokens: Tensor) -> Tensor:
-        """Attends along columns, then rows, of ``(H, W, B * h, D)``: ``(B, C, H, W)``.
-
-        The columns' output is the values of the rows; queries and keys stay.
-        """
-        B, C, H, W = shape
+    def _attend_axially(self, B: int, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+        """Attends along columns, then rows: ``(H, W, B * h, D)`` to a view of maps."""
+        H, W, _, D = q.shape
         if self.rel_h is not None:
-            out = self._attend(self.rel_h, *(t.flatten(1, 2) for t in tokens))
-            out = out.view(W, B, C, H)
+            out = self._attend(self.rel_h, *(t.flatten(1, 2) for t in (q, v, *k)))
+            out = out.view(W, B, self.num_heads, D, H)
             if self.rel_w is None:
-                return out.permute(1, 2, 3, 0).contiguous()
-            values = self._normalize(out).reshape(W, B * self.num_heads, -1, H)
-            q, _, *k = tokens
-            tokens = q, values.permute(3, 0, 1, 2), *k
-        # (W, B * h, H, D): lines are now rows of the map.
-        tokens = [t.permute(1, 2, 0, 3).flatten(1, 2) for t in tokens]
-        out = self._attend(self.rel_w, *tokens).view(B, self.num_heads, H, -1, W)
-        return out.transpose(2, 3).reshape(shape)
+                return out.permute(1, 2, 3, 4, 0)
+            # The columns' output is what the rows take for values.
+            v = self._normalize(out).flatten(1, 2).permute(3, 0, 1, 2)
+        rows = (t.permute(1, 2, 0, 3).flatten(1, 2) for t in (q, v, *k))
+        out = self._attend(self.rel_w, *rows)
+        return out.view(B, self.num_heads, H, D, W).transpose(2, 3)
 
     def _attend(self, table: Tensor, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
         if self.axial_content:
@@ -184,11 +180,14 @@ class GlobalSelfAttention(nn.Module):
         return axial_position_attention(q, v, table, max_shift=self.max_shift)
 
     def _normalize(self, x: Tensor) -> Tensor:
-        """Applies the norm to ``(W, B, C, H)``."""
+        """Applies the norm to ``(W, B, h, D, H)``."""
+        channels = x.flatten(2, 3)
         if isinstance(self.norm, _BatchNorm):
             # Its statistics are over all but channels: columns can be images.
-            return self.norm(x.flatten(0, 1).unsqueeze(-1)).view_as(x)
-        return self.norm(x.permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+            out = self.norm(channels.flatten(0, 1).unsqueeze(-1))
+        else:
+            out = self.norm(channels.permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+        return out.reshape(x.shape)
 
     def extra_repr(self) -> str:
         return (
