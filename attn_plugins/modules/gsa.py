@@ -37,8 +37,8 @@ class GlobalSelfAttention(nn.Module):
 
     It takes the place of a 3x3 convolution of as many channels and, like it, wants a
     norm after it. Queries, keys and values are as wide as the map and there is no
-    output projection. The cost grows as N to the 1.5, and is that of the projections on
-    all but large maps.
+    output projection. Of multiply-accumulates the projections take 3 N C^2, position
+    2 N C (H + W) and content 2 N C^2 / h.
 
     Args:
         in_channels: Channels of the map.
@@ -141,8 +141,8 @@ class GlobalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_map(self, x)
         B, C, H, W = x.shape
-        # Rows of the map first: a column's pixels are then the first dimension of
-        # (H, W, B * h, D), which holds tokens for the columns and for all pixels.
+        # (H, W, B * h, D) are tokens of the columns as well as of the whole map: both
+        # are views, and with a batch of one the pixels are a view of the input.
         pixels = x.permute(2, 3, 0, 1).reshape(-1, C)
         q, v, *k = (
             F.linear(pixels, weight).view(H, W, B * self.num_heads, -1)
