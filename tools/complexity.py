@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from benchmarks.tables import markdown
 from mmcv.cnn import ContextBlock, NonLocal2d
 from mmcv.ops import CrissCrossAttention
 from mmengine.config import Config
@@ -270,18 +271,6 @@ def forward_model(model: nn.Module, x: Tensor) -> None:
             heads = getattr(model.roi_head, f'{name}_head', None) or ()
             for head in heads if isinstance(heads, Iterable) else [heads]:
                 head(x.new_empty(rois, feats[0].shape[1], size, size))
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out a Markdown table whose first column is text and the others numbers."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    rule = [f':{"-" * (widths[0] - 1)}', *(f'{"-" * (w - 1)}:' for w in widths[1:])]
-    lines = (
-        [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
-        for cells in (header, rule, *rows)
-    )
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def block_table(shape: Sequence[int]) -> str:

@@ -14,11 +14,14 @@ C, S, N = 512, 64, 128 * 128
 
 @pytest.fixture(scope='module')
 def complexity(request):
-    """The script as a module."""
-    path = request.config.rootpath / 'tools' / 'complexity.py'
+    """The script as a module; it imports its neighbours, as scripts may."""
+    folder = request.config.rootpath / 'tools'
+    path = folder / 'complexity.py'
     spec = importlib.util.spec_from_file_location('complexity', path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        spec.loader.exec_module(module)
     return module
 
 

@@ -1,0 +1,62 @@
+"""Training step of whole models: EA configs beside their stock bases."""
+
+import argparse
+import statistics
+
+import torch
+from complexity import MODEL_PAIRS, build_model, load_model_config
+from mmdet.testing import demo_mm_inputs
+from mmengine.model import revert_sync_batchnorm
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from benchmarks.measure import Step, time_in_turns
+from benchmarks.options import parse_size
+from benchmarks.report import environment
+from benchmarks.tables import markdown
+
+
+def model_step(name: str, height: int, width: int) -> Step:
+    """Returns a training step (forward, loss, backward) on one drawn image."""
+    model = build_model(load_model_config(name))
+    model = revert_sync_batchnorm(model).train()
+    if hasattr(model, 'decode_head'):
+        sample = SegDataSample(metainfo=dict(img_shape=(height, width)))
+        labels = torch.randint(model.num_classes, (1, height, width))
+        sample.gt_sem_seg = PixelData(data=labels)
+        inputs, samples = torch.randn(1, 3, height, width), [sample]
+    else:
+        data = demo_mm_inputs(1, [(3, height, width)], with_mask=True)
+        data = model.data_preprocessor(data, True)
+        inputs, samples = data['inputs'], data['data_samples']
+
+    def step() -> Tensor:
+        model.zero_grad()
+        loss, _ = model.parse_losses(model.loss(inputs, samples))
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--size', type=parse_size, default=(256, 256), metavar='HxW')
+
+
+def run(args: argparse.Namespace) -> None:
+    device = torch.device('cpu')
+    height, width = args.size
+    rows = []
+    for pair in MODEL_PAIRS.items():
+        torch.manual_seed(0)
+        steps = {name: model_step(name, height, width) for name in pair}
+        for step in steps.values():
+            step()
+        times = time_in_turns(steps, 0, device)
+        ours, stock = (statistics.median(times[name]) / 1e3 for name in pair)
+        rows.append([pair[0], f'{ours:.2f}', f'{stock:.2f}', f'{ours / stock:.2f}'])
+        print('  '.join(rows[-1]), flush=True)
+    title = f'training step, 1 x 3 x {height} x {width}'
+    print(markdown((title, 'with EA, s', 'stock base, s', 'ratio'), rows))
+    print(environment(device))
