@@ -155,7 +155,7 @@ class GlobalSelfAttention(nn.Module):
             k = []
         if self.rel_h is not None or self.rel_w is not None:
             terms.append(self._attend_axially(B, q, v, *k))
-        out = sum(terms[1:], start=terms[0]).reshape(x.shape)
+        out = sum(terms[1:], start=terms[0]).flatten(1, 2).contiguous()
         if self.stride == 2:
             out = F.avg_pool2d(out, 2, ceil_mode=True, count_include_pad=False)
         return out
