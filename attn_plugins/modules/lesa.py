@@ -172,7 +172,7 @@ class ContextTerm2d(_Context):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.heads(x)
-        k, rel_h, rel_w = self._scaled(q, k)
+        k, rel_h, rel_w = self.scaled(q, k)
         out = relative_attention(q, k, v, rel_h, rel_w, impl=self.impl)
         if self.without_unary:
             out = out - own_weight(q, k, rel_h, rel_w).unsqueeze(2) * v
@@ -181,9 +181,9 @@ class ContextTerm2d(_Context):
     def own_weight(self, x: Tensor) -> Tensor:
         """Weight of each pixel in its own sum, ``(B, h, H, W)``; for eval mode."""
         q, k, _ = self.heads(x)
-        return own_weight(q, *self._scaled(q, k))
+        return own_weight(q, *self.scaled(q, k))
 
-    def _scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Multiplies the scales of the similarities' norm into keys and tables."""
         rel_h = resize_table(self.rel_h, q.shape[3])
         rel_w = resize_table(self.rel_w, q.shape[4])
