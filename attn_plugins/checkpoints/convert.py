@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from . import eanet, lesa
+from . import eamlp, eanet, lesa
 from .layouts import Layout, apply_table
 
-LAYOUTS: tuple[Layout, ...] = (*lesa.LAYOUTS, *eanet.LAYOUTS)
+LAYOUTS: tuple[Layout, ...] = (*lesa.LAYOUTS, *eanet.LAYOUTS, *eamlp.LAYOUTS)
 
 # Below this share of common keys a layout is not worth naming.
 _NEAR = 0.1

@@ -32,6 +32,7 @@ from .lesa import (
     position_moments,
     relative_attention,
 )
+from .performer import performer_attention
 from .relpos import resize_table
 from .self_attention import self_attention
 
@@ -48,6 +49,7 @@ __all__ = [
     'fold_projections',
     'normalize_logits',
     'own_weight',
+    'performer_attention',
     'position_keys',
     'position_moments',
     'product_moments',

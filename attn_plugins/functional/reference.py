@@ -162,6 +162,37 @@ def self_attention(
     return torch.stack(images)
 
 
+def performer_attention(q: Tensor, k: Tensor, v: Tensor, features: Tensor) -> Tensor:
+    """Performer attention as it is printed, one number at a time (arXiv 2009.14794).
+
+    Args:
+        q: ``(B, N, D)``.
+        k: ``(B, N, D)``.
+        v: ``(B, N, V)``.
+        features: ``(R, D)``.
+
+    Returns:
+        ``(B, N, V)``.
+    """
+
+    def weights(token: Tensor) -> list[Tensor]:
+        length = torch.dot(token, token)
+        return [(torch.dot(feature, token) - length / 2).exp() for feature in features]
+
+    images = []
+    for queries, keys, values in zip(q, k, v, strict=True):
+        outputs = []
+        for query in queries:
+            similarities = [
+                sum(a * b for a, b in zip(weights(query), weights(key), strict=True))
+                for key in keys
+            ]
+            weighted = zip(similarities, values, strict=True)
+            outputs.append(sum(s * value for s, value in weighted) / sum(similarities))
+        images.append(torch.stack(outputs))
+    return torch.stack(images)
+
+
 def gsa_content(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Content attention of GSA, pixel by pixel (GSA, appendix B, ``Y^C``).
 

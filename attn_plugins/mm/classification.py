@@ -3,10 +3,12 @@
 from mmpretrain.models.backbones.resnet import ResNet
 from mmpretrain.registry import MODELS
 
+from .eamlp import EAMLP
 from .gsa import make_gsa_resnet
 from .lesa import make_lesa_resnet
 
-REGISTERED = ('GSAResNet', 'LESAResNet')
+REGISTERED = ('EAMLP', 'GSAResNet', 'LESAResNet')
 
+MODELS.register_module(module=EAMLP)
 GSAResNet = MODELS.register_module(module=make_gsa_resnet(ResNet, __name__))
 LESAResNet = MODELS.register_module(module=make_lesa_resnet(ResNet, __name__))

@@ -30,21 +30,24 @@ def check_stages(num_stages: int, **tuples: Sequence[bool]) -> None:
             )
 
 
-def check_options(layer: type, options: dict, reserved: Collection[str]) -> None:
+def check_options(
+    layer: type, options: dict, reserved: Collection[str], name: str = 'attn'
+) -> None:
     """Raises ``ValueError`` unless ``options`` are arguments of ``layer``.
 
     Args:
         layer: Class of the attention layer.
-        options: What the config gives as ``attn``.
+        options: What the config gives.
         reserved: Arguments that the backbone determines.
+        name: The backbone's argument that holds the options.
     """
     known = set(inspect.signature(layer).parameters) - set(reserved)
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+    for option in options:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
             hint = f', did you mean {close[0]!r}?' if close else ''
             raise ValueError(
-                f'attn={options!r} has the unknown option {name!r}{hint} '
+                f'{name}={options!r} has the unknown option {option!r}{hint} '
                 f'Options of {layer.__name__}: {", ".join(sorted(known))}'
             )
 

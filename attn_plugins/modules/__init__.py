@@ -1,5 +1,11 @@
 """``nn.Module`` layers: parameters and one call into ``attn_plugins.functional``."""
 
+from .eamlp import (
+    TokenBatchNorm,
+    TokenExternalAttention,
+    TokenMLP,
+    TokenPerformer,
+)
 from .external import EANeck, ExternalAttention2d, MultiHeadExternalAttention
 from .gsa import GlobalSelfAttention
 from .lesa import LESA2d
@@ -14,4 +20,8 @@ __all__ = [
     'MultiHeadExternalAttention',
     'SelfAttention2d',
     'TermWeights',
+    'TokenBatchNorm',
+    'TokenExternalAttention',
+    'TokenMLP',
+    'TokenPerformer',
 ]

@@ -26,3 +26,12 @@ def check_map(layer: nn.Module, x: Tensor) -> None:
             f'{type(layer).__name__}(in_channels={layer.in_channels}) expects '
             f'(B, {layer.in_channels}, H, W), got {tuple(x.shape)}'
         )
+
+
+def check_tokens(layer: nn.Module, x: Tensor) -> None:
+    """Raises ``ValueError`` unless ``x`` is ``(B, N, layer.in_channels)``."""
+    if x.ndim != 3 or x.shape[2] != layer.in_channels:
+        raise ValueError(
+            f'{type(layer).__name__}(in_channels={layer.in_channels}) expects '
+            f'(B, N, {layer.in_channels}), got {tuple(x.shape)}'
+        )

@@ -37,7 +37,7 @@ from ..functional.external import (
     slot_attention,
 )
 from .batch_norm import is_foldable, scale_and_shift
-from .checks import check_divides, check_map, check_positive
+from .checks import check_divides, check_map, check_positive, check_tokens
 
 
 class ExternalAttention2d(nn.Module):
@@ -322,19 +322,22 @@ class MultiHeadExternalAttention(nn.Module):
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 3 or x.shape[2] != self.in_channels:
-            raise ValueError(
-                f'MultiHeadExternalAttention(in_channels={self.in_channels}) expects '
-                f'(B, N, {self.in_channels}), got {tuple(x.shape)}'
-            )
-        heads = self.query(x).unflatten(-1, (self.num_heads, -1))  # (B, N, h, D)
+        check_tokens(self, x)
+        query_bias, key, key_bias = self.query.bias, self.key.weight, self.key.bias
+        if self.normalization == 'double':
+            # The softmax over tokens ignores what these add to all of a slot's logits.
+            # In the graph they stay, with zero gradient.
+            dead = query_bias if key_bias is None else torch.cat([query_bias, key_bias])
+            key = key + 0 * dead.sum()
+            query_bias = key_bias = None
+        heads = F.linear(x, self.query.weight, query_bias)
+        heads = heads.unflatten(-1, (self.num_heads, -1))  # (B, N, h, D)
         out = external_attention(
-            heads.permute(
-                0, 2, 3, 1
-            ),  # (B, h, D, N): a softmax over the last is over N
-            self.key.weight,
+            # (B, h, D, N): a softmax over the last is over N
+            heads.permute(0, 2, 3, 1),
+            key,
             self.value.weight.T,
-            logit_bias=self.key.bias,
+            logit_bias=key_bias,
             normalization=self.normalization,
             eps=self.eps,
         )
