@@ -53,6 +53,11 @@ def _draw(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
         place = np.arange(int(shape[0] ** 0.5))
         index = place[:, None] - place + len(place) - 1
         return torch.from_numpy(index.reshape(-1))
+    if leaf == 'pos_embed':  # (1, N, C): the fixed sinusoid table
+        place, channel = np.arange(shape[1])[:, None], np.arange(shape[2])[None, :]
+        angle = place / 10000 ** (2 * (channel // 2) / shape[2])
+        values = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
+        return torch.from_numpy(values.astype(np.float32)[None])
     if leaf == 'running_var':
         values = rng.uniform(0.5, 1.5, shape)
     elif leaf == 'weight' and len(shape) == 1:  # of a norm
