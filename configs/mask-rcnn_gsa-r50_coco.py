@@ -1,7 +1,6 @@
 # Mask R-CNN, GSA-ResNet-50, COCO, random weights (norm_eval=False, frozen_stages=-1).
 # No row in the GSA paper, which is about classification, and no weights of it: to start
-# from a classifier of your own, --cfg-options model.backbone.init_cfg.type=Pretrained
-# model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
+# from a classifier of your own, trained in mmpretrain: --cfg-options load_from=FILE.
 # Stock mmdet 1x recipe: 8 GPUs x 2 images, 12 epochs, SGD 0.02. Position tables for
 # 1344 pixels, 1333 padded to a multiple of 32; others are resized when loaded.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'

@@ -4,8 +4,9 @@
 # LESA's local term is deformable, like the convolutions of stage 2 and the first of
 # stage 3 (as released).
 # To start as the paper does, convert the released LESA-WRN-50 classifier with
-# tools/convert_checkpoint.py: --cfg-options model.backbone.init_cfg.checkpoint=FILE.
-# The default, torchvision's weights, leaves the attention layers random.
+# tools/convert_checkpoint.py: --cfg-options model.backbone.init_cfg.checkpoint=FILE
+# model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
+# the attention layers random.
 _base_ = './mask-rcnn_r50-dcn_coco_20e.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

@@ -601,3 +601,21 @@ def test_deformable_needs_bottlenecks_and_compiled_operators(models, monkeypatch
     monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
     with pytest.raises(ValueError, match=r'compiled operators of mmcv.*not mmcv-lite'):
         build(models, 'LESAResNet', **options)
+
+
+@pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
+def test_wide_resnet_takes_torchvisions_weights(models):
+    """Every key and shape of `torchvision://wide_resnet50_2`, and the same maps."""
+    torchvision = pytest.importorskip('torchvision')
+    source = torchvision.models.wide_resnet50_2().eval()
+    backbone = build(
+        models, 'LESAResNet', wide=True, stage_with_attn=NONE, **FULL_WIDTH
+    )
+    weights = {k: v for k, v in source.state_dict().items() if not k.startswith('fc')}
+    backbone.load_state_dict(weights)
+    backbone.eval()
+    stem = nn.Sequential(source.conv1, source.bn1, source.relu, source.maxpool)
+    x = torch.rand(1, 3, 33, 47)
+    with torch.no_grad():
+        expected = source.layer2(source.layer1(stem(x)))
+        assert_close(backbone(x)[1], expected)
