@@ -472,13 +472,14 @@ def test_wide_with_deformable_convolutions_and_plugins(models):
 @pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
 def test_the_local_term_is_deformable_where_the_stage_is(models):
     config = dict(DCN)
-    backbone = build(
-        models,
-        'LESAResNet',
+    backbone = models.get('LESAResNet')(
+        50,
+        stem_channels=16,
+        base_channels=16,
         dcn=config,
         stage_with_dcn=(False, True, True, False),
     )
-    assert config == DCN  # the host's blocks take keys out of theirs
+    assert config == DCN  # the host's blocks take keys out of what they are given
     assert hasattr(backbone.layer2[1].conv2, 'conv_offset')
     assert hasattr(backbone.layer3[0].conv2, 'conv_offset')
     assert not hasattr(backbone.layer4[0].conv2.local.conv, 'conv_offset')
