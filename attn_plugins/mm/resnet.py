@@ -5,12 +5,15 @@ blocks in the chosen stages is swapped: in a bottleneck that is the 3x3 convolut
 a BasicBlock the second one, whose stride is always 1.
 """
 
+import collections
 import difflib
 import inspect
+import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 
 from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
@@ -105,6 +108,51 @@ def recomputed(block: type[nn.Module]) -> type[nn.Module]:
     return RecomputedBlock
 
 
+def report_partial_load(
+    backbone: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Says in one line what of a checkpoint a backbone takes, unless it is all.
+
+    A load pre-hook: a classifier's weights in a detector lack some tensors and have
+    others of another shape, and mm lists all of them.
+    """
+    given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    own = {k: v for k, v in backbone.state_dict().items() if 'num_batches' not in k}
+    new = [
+        name
+        for name, tensor in own.items()
+        if name not in given
+        or (given[name].shape != tensor.shape and not name.endswith(('rel_h', 'rel_w')))
+    ]
+    unused = [name for name in given if name not in backbone.state_dict()]
+    if not new and not unused:
+        return
+    message = f'{len(own) - len(new)} of the {len(own)} tensors of the backbone loaded'
+    if len(new) == len(own):
+        message += f': none of its keys fits ({", ".join(list(given)[:2])}, ...)'
+        if any(name.startswith('backbone.') for name in given):
+            message += (
+                ". They are a whole model's: add prefix='backbone.' to "
+                "init_cfg=dict(type='Pretrained', ...)"
+            )
+    else:
+        message += f'; new: {_abridged(new)}; not used: {_abridged(unused)}'
+    print_log(message, logger='current', level=logging.WARNING)
+
+
+def _abridged(names: list[str]) -> str:
+    """Lists the parts of blocks by their names inside of the block, each once."""
+    if not names:
+        return 'none'
+    counts = collections.Counter(
+        name.split('.', 2)[2] if name.startswith('layer') else name for name in names
+    )
+    return ', '.join(
+        name if count == 1 else f'{name} ({count} times)'
+        for name, count in counts.items()
+    )
+
+
 class AttnStages:
     """What the attention backbones share: a mixin that stands before a host's ResNet.
 
@@ -143,6 +191,8 @@ class AttnStages:
             if not self.keeps_conv(stage, is_first):
                 self._swap(stage, block, stride)
         self._freeze_stages()
+        # First, as it compares shapes before the tables are resized.
+        self.register_load_state_dict_pre_hook(report_partial_load)
         resize_tables_on_load(self)
 
     def keeps_conv(self, stage: int, is_first: bool) -> bool:

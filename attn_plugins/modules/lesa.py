@@ -165,6 +165,7 @@ class ContextTerm2d(_Context):
         self.rel_h = nn.Parameter(torch.empty(2 * height - 1, self.widths[0]))
         self.rel_w = nn.Parameter(torch.empty(2 * width - 1, self.widths[0]))
         resize_tables_on_load(self, ('rel_h', 'rel_w'))
+        self.register_load_state_dict_pre_hook(_leave_out_flat_form)
 
     def reset_tables(self) -> None:
         for table in (self.rel_h, self.rel_w):
@@ -199,6 +200,19 @@ class ContextTerm2d(_Context):
         # parameter outside of it stops distributed training.
         scale = (scale + 0 * shift).to(k.dtype).view(2, self.num_heads, 1, 1)
         return k * scale[0].unsqueeze(-1), scale[1] * rel_h, scale[1] * rel_w
+
+
+def _leave_out_flat_form(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Of a classifier's weights leaves out what the form for detection has not.
+
+    Its table, and the norms of similarities and output, which have other channels.
+    """
+    if state_dict.pop(f'{prefix}rel', None) is not None:
+        norms = (f'{prefix}similarity_norm.', f'{prefix}out_norm.')
+        for key in [key for key in state_dict if key.startswith(norms)]:
+            del state_dict[key]
 
 
 class FlatContextTerm2d(_Context):
