@@ -9,18 +9,23 @@ import torch
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py'))
-SEGMENTATION = [name for name in NAMES if '_coco' not in name]
+CLASSIFICATION = [name for name in NAMES if '_in1k' in name or '_cifar100' in name]
+SEGMENTATION = [
+    name for name in NAMES if '_coco' not in name and name not in CLASSIFICATION
+]
 
 # What each config may change, and must: prefixes of the flattened keys.
 HEAD = {'custom_imports', 'model.decode_head'}
@@ -93,7 +98,43 @@ GSA = {
     'model.backbone.type',
     'model.backbone.rel_pos_input_size',
 }
+T2T = {'custom_imports', 'model.backbone.type', 'model.backbone.depth'}
+T2T_7 = {
+    'custom_imports',
+    'model.backbone',
+    'model.head.in_channels',
+    'optim_wrapper.optimizer.lr',
+    'optim_wrapper.optimizer.weight_decay',
+}
+SIZE_384 = {'model.backbone.img_size', *SQUARE}  # the data's pipelines
+TOKENS = {'model.backbone.token_type'}
+BLOCKS = {'model.backbone.attn_type'}
+HEADS = {'model.backbone.attn'}
+MLP_NORM = {'model.backbone.mlp_norm_cfg'}
 CHANGES = {
+    'eamlp7_in1k': T2T_7,
+    'eamlp7_in1k_384': SIZE_384,
+    'eamlp14_in1k': T2T,
+    'eamlp19_in1k': T2T,
+    'eamlp-bn7_in1k': MLP_NORM,
+    'eamlp-bn14_in1k': MLP_NORM,
+    'eamlp-bn19_in1k': MLP_NORM,
+    'mlp7_in1k': TOKENS | BLOCKS,
+    't2t-vit7_in1k': TOKENS | BLOCKS,
+    't2t-vit7-h1_in1k': TOKENS | BLOCKS | {'model.backbone.layer_cfgs.num_heads'},
+    't2t-vit14_in1k': TOKENS | BLOCKS,
+    't2t-vit-t14_in1k': TOKENS | BLOCKS,
+    't2t-vit19_in1k': TOKENS | BLOCKS,
+    't2t-vit7-ea_in1k': BLOCKS,
+    't2t-vit14-ea_in1k': BLOCKS,
+    't2t-vit7-mea_in1k': TOKENS,
+    't2t-vit7-mea_in1k_384': TOKENS,
+    't2t-vit14-mea_in1k': TOKENS,
+    't2t-vit19-mea_in1k': TOKENS,
+    't2t-vit7-mea-h1-s256_in1k': TOKENS | BLOCKS,
+    't2t-vit7-mea-h4-s256_in1k': TOKENS | HEADS,
+    't2t-vit7-mea-h16-s128_in1k': TOKENS | HEADS,
+    't2t-vit7-mea-h32-s32_in1k': TOKENS | HEADS,
     'faster-rcnn-ea_r50_coco': NECK,
     'mask-rcnn-ea_r50_coco': NECK,
     'retinanet-ea_r50_coco': NECK,
@@ -280,6 +321,10 @@ def image_size(name: str) -> tuple[int, int]:
     return (65, 97) if name == 'mask-rcnn_wrn50-dcn_coco_20e' else (33, 47)
 
 
+def classification_batch() -> list[DataSample]:
+    return [DataSample().set_gt_label(label) for label in (1, 3)]
+
+
 @pytest.mark.parametrize('name', sorted(set(NAMES) - SAME_NETWORK))
 def test_trains_one_step_on_an_odd_image(name):
     config = load(name)
@@ -288,6 +333,8 @@ def test_trains_one_step_on_an_odd_image(name):
     if config.default_scope == 'mmseg':
         config.model.update(pretrained=None)
         samples = segmentation_batch()
+    elif config.default_scope == 'mmpretrain':
+        samples = classification_batch()
     else:
         samples = detection_batch(size)
     model = revert_sync_batchnorm(MODELS.build(config.model)).train()

@@ -1,0 +1,4 @@
+# T2T-ViT-14 (EA, self-attention), ImageNet: EA paper, Table II (81.7 top-1, 21.5 M
+# parameters printed). Recipe: see eamlp14_in1k.py.
+_base_ = './eamlp14_in1k.py'
+model = dict(backbone=dict(attn_type='transformer'))
