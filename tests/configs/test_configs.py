@@ -111,7 +111,65 @@ TOKENS = {'model.backbone.token_type'}
 BLOCKS = {'model.backbone.attn_type'}
 HEADS = {'model.backbone.attn'}
 MLP_NORM = {'model.backbone.mlp_norm_cfg'}
+ATTENTION_RESNET = {
+    'custom_imports',
+    'model.backbone.type',
+    'model.backbone.rel_pos_input_size',
+    'param_scheduler',
+    'train_cfg.max_epochs',
+    'auto_scale_lr.base_batch_size',
+}
+LAYER = {'model.backbone.attn'}
+DEEPER = {'model.backbone.depth'}
+CIFAR = {
+    'data_preprocessor',
+    'model.backbone.init_cfg',
+    'model.head.num_classes',
+    'train_dataloader.batch_size',
+    'train_dataloader.dataset',
+    'val_dataloader',
+    'test_dataloader',
+    'optim_wrapper.optimizer.lr',
+    'param_scheduler',
+    'train_cfg',
+    'default_hooks.checkpoint',
+    'log_processor',
+    'auto_scale_lr.base_batch_size',
+    # Parts of the data's pipelines.
+    'resize',
+    'flip',
+    'pack',
+    'data',
+}
 CHANGES = {
+    'lesa-r50_in1k': ATTENTION_RESNET
+    | LAYER
+    | {
+        'model.backbone.strides',
+        'optim_wrapper.optimizer.lr',
+        'optim_wrapper.optimizer.nesterov',
+    },
+    'sa-r50_in1k': LAYER,
+    'static-lesa-r50_in1k': LAYER,
+    'aa-r50_in1k': LAYER,
+    'lesa-wrn50_in1k': {'model.backbone.wide'},
+    'sa-wrn50_in1k': LAYER | {'model.backbone.wide'},
+    'gsa-r50_in1k': ATTENTION_RESNET | {'train_dataloader.batch_size'},
+    'gsa-r38_in1k': DEEPER,
+    'gsa-r101_in1k': DEEPER,
+    'gsa-r50-content_in1k': LAYER,
+    'gsa-r50-columns_in1k': LAYER,
+    'gsa-r50-rows_in1k': LAYER,
+    'gsa-r50-columns-rows_in1k': LAYER,
+    'gsa-r50-content-columns_in1k': LAYER,
+    'gsa-r50-content-rows_in1k': LAYER,
+    'gsa-r50-axial_in1k': LAYER,
+    'gsa-r50-c5_in1k': {'model.backbone.stage_with_attn'},
+    'gsa-r50-c4-c5_in1k': {'model.backbone.stage_with_attn'},
+    'gsa-r50-c3-c5_in1k': {'model.backbone.stage_with_attn'},
+    'gsa-r50_cifar100': CIFAR,
+    'gsa-r38_cifar100': DEEPER | {'model.backbone.init_cfg.checkpoint'},
+    'gsa-r101_cifar100': DEEPER | {'model.backbone.init_cfg.checkpoint'},
     'eamlp7_in1k': T2T_7,
     'eamlp7_in1k_384': SIZE_384,
     'eamlp14_in1k': T2T,
@@ -192,8 +250,17 @@ CHANGES = {
     'eanet_r50_voc_trainval': {'load_from', 'model.backbone.depth'},
 }
 
-# Networks of a stock config, or of another one of ours.
+# Networks of a stock config, or of another one of ours but for its depth.
 SAME_NETWORK = {
+    'eamlp7_in1k_384',
+    't2t-vit7-mea_in1k_384',
+    'eamlp-bn14_in1k',
+    'eamlp-bn19_in1k',
+    't2t-vit14_in1k',
+    't2t-vit19_in1k',
+    't2t-vit14-ea_in1k',
+    't2t-vit14-mea_in1k',
+    't2t-vit19-mea_in1k',
     'mask-rcnn_r50_coco',
     'mask-rcnn_r50-dcn_coco_20e',
     'mask-rcnn_lesa-r50-dcn_coco_20e_keep-ratio',
