@@ -29,14 +29,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--data-root',
         help='folder of the data set, in place of the data_root in the config',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, e.g. train_dataloader.batch_size=2 '
-        'model.pretrained=None key="[a,b]"',
-    )
+    add_config_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -49,23 +42,52 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options``, as in mmdet and mmseg."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=2 '
+        'model.pretrained=None key="[a,b]"',
+    )
+
+
+def read_config(
+    path: str, options: dict | None = None, data_root: str | None = None
+) -> Config:
+    """Reads a config.
+
+    Args:
+        path: Its file.
+        options: Settings to override, by dotted keys.
+        data_root: Folder of all its data sets; None to leave them where they are.
+
+    Raises:
+        LaunchError: If the file does not exist.
+    """
+    if not os.path.isfile(path):
+        raise LaunchError(f'there is no config file {path}')
+    # mmengine asks pkg_resources for every external base config.
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+    cfg = Config.fromfile(path)
+    if data_root:
+        _move_data(cfg, data_root)
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Loads ``args.config`` and applies the common arguments to it.
 
     Raises:
         LaunchError: If the file does not exist.
     """
-    if not os.path.isfile(args.config):
-        raise LaunchError(f'there is no config file {args.config}')
-    # mmengine asks pkg_resources for every external base config.
-    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config, args.cfg_options, args.data_root)
     cfg.launcher = args.launcher
-    if args.data_root:
-        _move_data(cfg, args.data_root)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
     default_work_dir = os.path.join('work_dirs', Path(args.config).stem)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir
     return cfg

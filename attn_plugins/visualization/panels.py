@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -81,6 +82,57 @@ def prediction_panels(
         columnspacing=1.2,
     )
     return figure
+
+
+def overlay(
+    image: np.ndarray,
+    label: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    opacity: float = 0.6,
+) -> Figure:
+    """Paints class indices over their picture, with names and a legend.
+
+    The figure is as wide as the picture is in pixels at 100 dots an inch, and 640 at
+    least, so that names have room.
+
+    Args:
+        image: RGB picture (H, W, 3), 8-bit.
+        label: Class indices (H, W).
+        classes: Names of the classes, by index.
+        palette: RGB colours of the classes, by index, 0 to 255.
+        opacity: How much of the picture the colours hide.
+    """
+    height, width = label.shape
+    inches = max(width, 640) / 100
+    columns = max(1, int(inches / 1.15))
+    legend = _legend([Sample(label, label, label)], classes, palette)
+    below = 0.19 * -(-len(legend) // columns) + 0.12
+    figure = Figure(figsize=(inches, inches * height / width + below), dpi=100)
+    share = below / figure.get_figheight()
+    axes = figure.add_axes((0, share, 1, 1 - share))
+    colours = colourise(label, palette)
+    axes.imshow(np.uint8((1 - opacity) * image + opacity * colours))
+    _name_regions(axes, label, classes)
+    axes.set_axis_off()
+    figure.legend(
+        handles=legend,
+        loc='lower center',
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        handlelength=1.2,
+        columnspacing=1.0,
+        borderaxespad=0.1,
+    )
+    return figure
+
+
+def rendered(figure: Figure) -> np.ndarray:
+    """Renders a figure to an RGB picture (H, W, 3), 8-bit."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _name_regions(axes: Axes, label: np.ndarray, classes: Sequence[str]) -> None:

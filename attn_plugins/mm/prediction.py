@@ -1,0 +1,434 @@
+"""Predictions for any image, through the hosts' own inferencers and visualizers."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from ..registration import missing_modules
+from ..visualization import overlay, rendered
+from .launch import LaunchError
+
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+VISUALIZER = {
+    'mmdet': 'DetLocalVisualizer',
+    'mmpretrain': 'UniversalVisualizer',
+    'mmseg': 'SegLocalVisualizer',
+}
+# What inference does not run: a checkpoint may have it or not.
+NOT_RUN = ('auxiliary_head.', 'data_preprocessor.')
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Makes a folder and checks that files can be written there.
+
+    Raises:
+        LaunchError: If not.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise LaunchError(
+            f'cannot write to the folder {path}: {error.strerror}'
+        ) from None
+    return path
+
+
+def point_in_input(
+    point: Sequence[float], sample: Any, input_size: Sequence[int]
+) -> tuple[float, float]:
+    """Finds where a pixel of an image lies in what the network got.
+
+    Test pipelines resize, then cut out the centre (classification) or pad at the far
+    sides.
+
+    Args:
+        point: x and y in pixels of the image.
+        sample: The host's data sample, which knows what was done.
+        input_size: Height and width of what the network got.
+
+    Returns:
+        x and y, from 0 to 1.
+
+    Raises:
+        LaunchError: If the point is outside the image, or was cut off.
+    """
+    height, width = sample.ori_shape[:2]
+    x, y = point
+    if not (0 <= x < width and 0 <= y < height):
+        raise LaunchError(
+            f'the point {x:g} {y:g} is not in the image, which has {width} x {height} '
+            'pixels (x from the left, y from the top)'
+        )
+    shape = sample.img_shape[:2]
+    scales = sample.get('scale_factor') or (shape[1] / width, shape[0] / height)
+    found = []
+    for place, size, scale, kept, whole in zip(
+        (x, y), (width, height), scales, shape[::-1], input_size[::-1], strict=True
+    ):
+        cut = max(0.0, (size * scale - kept) / 2)
+        # The centre of the pixel.
+        found.append(((place + 0.5) * scale - cut) / whole)
+    if not all(0 <= place <= 1 for place in found):
+        raise LaunchError(
+            f'the point {x:g} {y:g} is cut off by the test pipeline, which keeps the '
+            'centre of the image'
+        )
+    return tuple(found)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads an image, BGR ``(H, W, 3)``, 8-bit, upright.
+
+    Raises:
+        LaunchError: If there is none, or it cannot be decoded.
+    """
+    if not Path(path).is_file():
+        raise LaunchError(f'there is no image {path}')
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise LaunchError(
+            f'{path} cannot be read as an image: it is damaged or of another kind'
+        )
+    return image
+
+
+def is_video(path: str | Path) -> bool:
+    """Tells whether a path is that of a video, by its ending."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """Lists the images of a folder, by name, or the one image that is named.
+
+    Raises:
+        LaunchError: If there is nothing, or no image in the folder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise LaunchError(f'there is no image, folder or video {path}')
+    if not path.is_dir():
+        return [path]
+    images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise LaunchError(
+            f'the folder {path} has no images ({", ".join(IMAGE_SUFFIXES)})'
+        )
+    return images
+
+
+def video_frames(path: str | Path) -> tuple[int, Iterator[np.ndarray]]:
+    """Opens a video.
+
+    Returns:
+        How many frames it says it has, and those that can be read, BGR.
+
+    Raises:
+        LaunchError: If there is none, or none of its frames can be read.
+    """
+    if not Path(path).is_file():
+        raise LaunchError(f'there is no image, folder or video {path}')
+    video = cv2.VideoCapture(str(path))
+    found, first = video.read()
+    if not found:
+        raise LaunchError(
+            f'{path} cannot be read as a video: it is damaged or of another kind'
+        )
+
+    def frames() -> Iterator[np.ndarray]:
+        found, frame = True, first
+        while found:
+            yield frame
+            found, frame = video.read()
+        video.release()
+
+    return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 1), frames()
+
+
+class Predictor:
+    """A model of any host with its test pipeline, for images of any size.
+
+    Args:
+        cfg: Config of a detector, segmentor or classifier.
+        checkpoint: Its weights; None for random ones.
+        device: As in torch; None for a GPU where there is one.
+
+    Raises:
+        LaunchError: If the config is of none of the hosts, or the checkpoint does not
+            fit it.
+
+    Attributes:
+        task: 'detection', 'segmentation' or 'classification'.
+        classes: Names of the classes, by index.
+        palette: RGB colours of the classes, by index.
+        trained: Whether a checkpoint was loaded.
+        model: The model, in eval mode.
+    """
+
+    def __init__(
+        self, cfg: Config, checkpoint: str | None = None, device: str | None = None
+    ) -> None:
+        host = cfg.get('default_scope')
+        if host not in VISUALIZER:
+            raise LaunchError(
+                f'default_scope must be one of {", ".join(VISUALIZER)} in the config, '
+                f'got {host!r}'
+            )
+        missing = missing_modules(host)
+        if missing:
+            raise LaunchError(
+                f'the config is of {host}, and {", ".join(missing)} cannot be found: '
+                '`python -m attn_plugins.doctor` says how to install it'
+            )
+        if not cfg.get('test_dataloader'):
+            raise LaunchError('the config has no test_dataloader, hence no pipeline')
+        cfg = cfg.copy()
+        # No back end: it would write files, or need TensorBoard.
+        cfg.visualizer = dict(type=VISUALIZER[host])
+        self.host = host
+        with _quiet():
+            self.inferencer = _build(host, cfg, device)
+        self.model: nn.Module = self.inferencer.model
+        meta = dataset_meta(cfg)
+        if checkpoint is not None:
+            with _quiet():
+                meta |= load_weights(self.model, checkpoint)
+        self.trained = checkpoint is not None
+        self._set_classes(meta)
+
+    @property
+    def task(self) -> str:
+        return {
+            'mmdet': 'detection',
+            'mmpretrain': 'classification',
+            'mmseg': 'segmentation',
+        }[self.host]
+
+    def predict(self, image: np.ndarray) -> Any:
+        """Runs the test pipeline and the model.
+
+        Args:
+            image: BGR ``(H, W, 3)``, 8-bit.
+
+        Returns:
+            The host's data sample, on the CPU.
+        """
+        (batch,) = self.inferencer.preprocess([image], batch_size=1)
+        if self.host == 'mmdet':  # which hands the images on as well
+            batch = batch[1]
+        (sample,) = self.inferencer.forward(batch)
+        return sample.cpu()
+
+    def paint(self, image: np.ndarray, sample: Any, score: float = 0.3) -> np.ndarray:
+        """Draws a prediction over its image: boxes, masks and classes as the host does.
+
+        Class maps are drawn here: the host's names run out of the picture, white on any
+        colour.
+
+        Args:
+            image: BGR ``(H, W, 3)``, 8-bit.
+            sample: What :meth:`predict` returned.
+            score: Lowest score of a detection that is drawn.
+
+        Returns:
+            RGB ``(H, W, 3)``, 8-bit.
+        """
+        rgb = np.ascontiguousarray(image[..., ::-1])
+        if self.host == 'mmpretrain':
+            return self._visualizer.visualize_cls(
+                rgb, sample, self.classes, draw_gt=False
+            )
+        if self.host == 'mmseg':
+            label = sample.pred_sem_seg.data[0].numpy()
+            return rendered(overlay(rgb, label, self.classes, self.palette))
+        self._visualizer.add_datasample(
+            'prediction', rgb, sample, draw_gt=False, pred_score_thr=score
+        )
+        return self._visualizer.get_image()
+
+    def attend_to_whole_images(self) -> bool:
+        """Lets a segmentor take images whole, as maps over crops would be in pieces.
+
+        Returns:
+            Whether it took crops before.
+        """
+        test_cfg = getattr(self.model, 'test_cfg', None)
+        if self.host != 'mmseg' or not test_cfg or test_cfg.get('mode') != 'slide':
+            return False
+        test_cfg.mode = 'whole'
+        return True
+
+    def shown(self, pixels: Tensor) -> np.ndarray:
+        """Turns what the network got back into an RGB picture.
+
+        Args:
+            pixels: ``(3, H, W)``, normalised.
+
+        Returns:
+            RGB ``(H, W, 3)``, 8-bit.
+        """
+        preprocessor = self.model.data_preprocessor
+        pixels = pixels.float()
+        if getattr(preprocessor, '_enable_normalize', False):
+            mean, std = (
+                t.view(-1, 1, 1) for t in (preprocessor.mean, preprocessor.std)
+            )
+            pixels = pixels * std + mean
+        to_rgb = getattr(preprocessor, 'to_rgb', False)  # mmpretrain
+        if not (to_rgb or getattr(preprocessor, 'channel_conversion', False)):
+            pixels = pixels.flip(0)
+        pixels = pixels.round().clamp(0, 255).permute(1, 2, 0)
+        return pixels.to(torch.uint8).cpu().numpy()
+
+    def _set_classes(self, meta: dict) -> None:
+        classes = list(meta.get('classes') or ())
+        count = _class_count(self.model) or len(classes)
+        classes += [f'class {index}' for index in range(len(classes), count)]
+        palette = meta.get('palette')
+        if not isinstance(palette, Sequence) or len(palette) < len(classes):
+            # Any that stay the same: the same class, the same colour.
+            palette = np.random.default_rng(0).integers(40, 256, (len(classes), 3))
+        self.classes = tuple(map(str, classes))
+        self.palette = [tuple(map(int, colour)) for colour in palette]
+        self._visualizer = self.inferencer.visualizer
+        if self.host == 'mmpretrain':  # whose inferencer makes one when it draws
+            init_default_scope(self.host)
+            self._visualizer = VISUALIZERS.build(dict(type=VISUALIZER[self.host]))
+        self._visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what inferencers say while they are built.
+
+    It is about weights and class names, which are set afterwards, and about registries.
+    """
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _build(host: str, cfg: Config, device: str | None) -> Any:
+    init_default_scope(host)
+    if host == 'mmdet':
+        from mmdet.apis import DetInferencer
+
+        return DetInferencer(cfg, device=device, show_progress=False)
+    if host == 'mmseg':
+        from mmseg.apis import MMSegInferencer
+
+        return MMSegInferencer(cfg, device=device)
+    from mmpretrain import ImageClassificationInferencer
+
+    device = device or get_device()
+    return ImageClassificationInferencer(cfg, pretrained=False, device=device)
+
+
+def _class_count(model: nn.Module) -> int | None:
+    for module in model.modules():
+        count = getattr(module, 'num_classes', None)
+        if isinstance(count, int):
+            return count
+    return None
+
+
+def dataset_meta(cfg: Config) -> dict:
+    """Reads the names and colours of the classes from the test data set of a config."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    init_default_scope(cfg.default_scope)
+    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    given = dict(dataset.get('metainfo') or {})
+    if dataset.get('classes'):  # mmpretrain
+        given['classes'] = dataset.classes
+    meta = {**getattr(kind, 'METAINFO', {}), **given}
+    # A name may be that of a file with one class a line.
+    return {
+        key.lower(): value for key, value in BaseDataset._load_metainfo(meta).items()
+    }
+
+
+def load_weights(model: nn.Module, path: str) -> dict:
+    """Loads a checkpoint, all of it or nothing.
+
+    Args:
+        model: The model.
+        path: Path or address of the checkpoint.
+
+    Returns:
+        What it says about its data set: 'classes' and 'palette', if anything.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        pickle.UnpicklingError: If it is refused, see ``checkpoints.loading``.
+        LaunchError: If it is damaged, or does not fit the model; it names the first
+            five differing keys.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except RuntimeError as error:
+        raise LaunchError(str(error)) from None
+    weights = checkpoint.get('state_dict', checkpoint)
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    try:
+        found = model.load_state_dict(weights, strict=False)
+    except ValueError as error:  # a table of positions that cannot be resized
+        raise LaunchError(f'{path} does not fit the config: {error}') from None
+    except RuntimeError as error:
+        _refuse(path, _shape_differences(str(error)) or [str(error)])
+    differences = [
+        f'{key} is missing in the checkpoint'
+        for key in found.missing_keys
+        if not key.startswith(NOT_RUN) and not key.endswith('num_batches_tracked')
+    ]
+    differences += [
+        f'{key} is not in the model'
+        for key in found.unexpected_keys
+        if not key.startswith(NOT_RUN)
+    ]
+    if differences:
+        _refuse(path, differences)
+    meta = checkpoint.get('meta') or {}
+    about = meta.get('dataset_meta') or {'classes': meta.get('CLASSES')}
+    return {key.lower(): value for key, value in about.items() if value is not None}
+
+
+def _shape_differences(message: str) -> list[str]:
+    pattern = r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)'
+    return [
+        f'{key} is {theirs} in the checkpoint and {ours} in the model'
+        for key, theirs, ours in re.findall(pattern, message)
+    ]
+
+
+def _refuse(path: str, differences: list[str]) -> None:
+    count = len(differences)
+    shown = '; '.join(differences[:5]) + (f'; and {count - 5} more' * (count > 5))
+    raise LaunchError(f'{path} does not fit the config, {count} key(s) differ: {shown}')

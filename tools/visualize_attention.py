@@ -1,0 +1,140 @@
+"""Shows what the attention layers of any model see in an image.
+
+python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR
+python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR --point 120 80
+python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR --list
+
+External attention: maps of memory slots, in every head of the multi-head form. LESA:
+the gate, and what a point attends to. Self-attention: what a point attends to, and each
+pixel's weight for itself. GSA: content and positions of a point. One contact sheet a
+layer (LAYER.png), all of them in index.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from attn_plugins.mm.attention import attention_of, draw_sheets
+from attn_plugins.mm.launch import (
+    LaunchError,
+    add_config_options,
+    check_checkpoint,
+    one_line_errors,
+    read_config,
+)
+from attn_plugins.mm.prediction import Predictor, read_image, writable_folder
+from attn_plugins.visualization import UNTRAINED, Page, attention_layers
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('image', help='image file')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder to write')
+    parser.add_argument('--layers', nargs='+', metavar='NAME', help='these layers only')
+    parser.add_argument('--list', action='store_true', help='list the layers, and stop')
+    parser.add_argument(
+        '--point',
+        nargs=2,
+        type=float,
+        action='append',
+        metavar=('X', 'Y'),
+        help='pixel of the image whose attention is shown, from the upper left corner; '
+        'may be given several times; the centre of the image if never',
+    )
+    parser.add_argument(
+        '--click', action='store_true', help='choose the point in a window'
+    )
+    parser.add_argument(
+        '--slots', nargs='+', type=int, metavar='N', help='memory slots to show'
+    )
+    parser.add_argument(
+        '--num-slots', type=int, default=7, metavar='N', help='how many, if not chosen'
+    )
+    parser.add_argument(
+        '--grid',
+        nargs=2,
+        type=int,
+        metavar=('ROWS', 'COLUMNS'),
+        help='of the tokens of multi-head external attention, where the size of the '
+        'image does not tell',
+    )
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, ...')
+    add_config_options(parser)
+    return parser.parse_args(argv)
+
+
+def click(image: np.ndarray) -> tuple[float, float]:
+    """Lets the user choose a pixel of a BGR image in a window."""
+    from matplotlib import pyplot as plt
+
+    if plt.get_backend().lower() == 'agg':
+        raise LaunchError('--click needs a display; use --point X Y')
+    plt.imshow(image[..., ::-1])
+    plt.title('click a point')
+    chosen = plt.ginput(1, timeout=0)
+    plt.close()
+    if not chosen:
+        raise LaunchError('no point was clicked')
+    (point,) = chosen
+    print(f'--point {point[0]:.0f} {point[1]:.0f}')
+    return point
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    image = read_image(args.image)
+    cfg = read_config(args.config, args.cfg_options)
+    if args.checkpoint:
+        check_checkpoint(args.checkpoint)
+    out = writable_folder(args.out)
+    predictor = Predictor(cfg, args.checkpoint, args.device)
+    if args.list:
+        for name, layer in attention_layers(predictor.model).items():
+            print(f'{name}  {type(layer).__name__}')
+        return
+    points = [click(image)] if args.click else args.point
+    found = attention_of(
+        predictor,
+        image,
+        points,
+        layers=args.layers,
+        slots=args.slots,
+        num_slots=args.num_slots,
+        grid=args.grid and tuple(args.grid),
+    )
+    warning = '' if predictor.trained else UNTRAINED
+    if warning:
+        print(warning)
+    page = Page(f'Attention in {Path(args.image).name}')
+    page.text(
+        f'config {args.config}, checkpoint {args.checkpoint or "none"}, input of the '
+        f'network {found.image.shape[1]} x {found.image.shape[0]} pixels'
+    )
+    if warning:
+        page.warning(warning)
+    for note in found.notes:
+        print(note)
+        page.text(note)
+    for name, figure, description in draw_sheets(found, warning):
+        path = out / f'{name}.png'
+        figure.savefig(path, dpi=110)
+        print(f'{path}  {description}')
+        page.heading(name)
+        page.text(description)
+        page.picture(figure, f'{name}: {description}')
+    page.write(out / 'index.html')
+    print(f'wrote {out / "index.html"}')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main(sys.argv[1:])
