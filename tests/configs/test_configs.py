@@ -493,3 +493,25 @@ def test_table_3_schedules_are_the_papers():
             (False, True, True, True) if 'dcn' in name else None
         )
     assert len(rows) == 6 + 4 + 4 + 2  # and two with the images' own aspect ratio
+
+
+@pytest.mark.parametrize(
+    ('name', 'millions'),
+    [
+        ('lesa-r50_in1k', 23.778),
+        ('sa-r50_in1k', 18.056),
+        ('static-lesa-r50_in1k', 20.430),
+        ('aa-r50_in1k', 25.245),
+        ('lesa-wrn50_in1k', 61.146),
+        ('sa-wrn50_in1k', 38.284),
+        ('gsa-r38_in1k', 14.203),
+        ('gsa-r50_in1k', 18.053),
+        ('gsa-r101_in1k', 30.398),
+    ],
+)
+def test_classifiers_have_the_papers_parameters(name, millions):
+    """To the printed digits; WRN's tables and attention augmentation are our count."""
+    init_default_scope('mmpretrain')
+    model = MODELS.build(load(name).model)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e6, 3) == millions

@@ -1,0 +1,3 @@
+# GSA-ResNet-38, ImageNet: GSA paper, Figure 2. Recipe of gsa-r50_in1k.py.
+_base_ = './gsa-r50_in1k.py'
+model = dict(backbone=dict(depth=38))

@@ -1,0 +1,4 @@
+# GSA-ResNet-50 with positional attention alone, ImageNet: GSA paper, Table 4. Recipe of
+# gsa-r50_in1k.py.
+_base_ = './gsa-r50_in1k.py'
+model = dict(backbone=dict(attn=dict(content=False)))
