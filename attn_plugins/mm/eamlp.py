@@ -9,6 +9,7 @@ the logits by it instead of multiplying, 64 times too much at 64 channels per he
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -196,6 +197,13 @@ class EAMLP(T2T_ViT):
             super(T2T_ViT, self).init_weights()
         else:
             super().init_weights()
+
+    def _prepare_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
+        """Resizes a table of another square image when it is loaded, as stock."""
+        table = state_dict.get(f'{prefix}pos_embed')
+        num_tokens = 0 if table is None else table.shape[1] - self.num_extra_tokens
+        if num_tokens > 0 and math.isqrt(num_tokens) ** 2 == num_tokens:
+            super()._prepare_pos_embed(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Returns the chosen blocks' outputs for images ``(B, C, H, W)``."""

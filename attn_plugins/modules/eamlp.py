@@ -24,7 +24,7 @@ from .checks import check_positive, check_tokens
 
 
 def _draw(*linears: nn.Linear) -> None:
-    """Draws weights as vision transformers do: normal, 0.02, cut at two sigmas."""
+    """Draws weights as vision transformers do: normal, of deviation 0.02."""
     for linear in linears:
         nn.init.trunc_normal_(linear.weight, std=0.02)
         if linear.bias is not None:

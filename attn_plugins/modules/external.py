@@ -311,7 +311,7 @@ class MultiHeadExternalAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws weights as vision transformers do: normal, 0.02, cut at two sigmas."""
+        """Draws weights as vision transformers do: normal, of deviation 0.02."""
         for linear in (self.query, self.key, self.value, self.out):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             if linear.bias is not None:
