@@ -228,12 +228,13 @@ def run(args: argparse.Namespace) -> None:
         chosen = candidates(size)
         place = known | dict(H=size[0], W=size[1])
         image = torch.randn(1, 3, *size, device=device, dtype=dtype)
+        costs = {candidate.name: _cost(candidate, size) for candidate in chosen}
         for mode in ('inference', 'training'):
             print('{} x {}, {}'.format(*size, mode), flush=True)
             measured = measure(chosen, image, mode == 'training', args.seconds)
             new = rows_of(chosen, measured, place | dict(mode=mode), chosen[0], RATIO)
             for row, candidate in zip(new, chosen, strict=True):
-                row |= _cost(candidate, size)
+                row |= costs[candidate.name]
             rows += new
             write_csv(rows, args.out / 'gsa_models.csv', COLUMNS)
         convolutions, modules = (

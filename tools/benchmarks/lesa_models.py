@@ -90,7 +90,7 @@ def _layers_without_weights(size: tuple[int, int]) -> list[LESA2d]:
         return list(attention_layers(lesa_resnet(size)))
 
 
-def check_parity(size: tuple[int, int] = (64, 96)) -> None:
+def check_parity(size: tuple[int, int] = (48, 64)) -> None:
     """Compares our backbone with that of the released form, in float64.
 
     Raises:
