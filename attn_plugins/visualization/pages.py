@@ -19,10 +19,11 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem;
   border-bottom: 1px solid #bbb; overflow-wrap: anywhere; }
 h3 { font-size: 1rem; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
+td:first-child { white-space: nowrap; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .warning { color: #8f3900; font-weight: bold; border-left: 4px solid #b34700;
   padding-left: .7rem; }
@@ -78,7 +79,12 @@ class Page:
         )
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Adds a table; columns of numbers alone are aligned to the right."""
+        """Adds a table; columns of numbers alone are aligned to the right.
+
+        Args:
+            header: Names of the columns; all empty for none.
+            rows: The rows.
+        """
         rows = [[str(value) for value in row] for row in rows]
         numeric = [
             bool(rows) and all(_is_number(row[column]) for row in rows)
@@ -92,10 +98,11 @@ class Page:
                 for mark, cell in zip(marks, cells, strict=True)
             )
 
+        head = f'<thead><tr>{line("th", header)}</tr></thead>\n' if any(header) else ''
         body = '\n'.join(f'<tr>{line("td", row)}</tr>' for row in rows)
         self._parts.append(
-            f'<div class="scroll"><table>\n<thead><tr>{line("th", header)}</tr></thead>'
-            f'\n<tbody>\n{body}\n</tbody>\n</table></div>'
+            f'<div class="scroll"><table>\n{head}<tbody>\n{body}\n</tbody>\n'
+            '</table></div>'
         )
 
     def render(self) -> str:
