@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
+from ..modules.checks import height_and_width
 from ..modules.recompute import checkpoint_forward
 from ..modules.tables import resize_tables_on_load
 
@@ -53,22 +54,6 @@ def check_options(
                 f'{name}={options!r} has the unknown option {option!r}{hint} '
                 f'Options of {layer.__name__}: {", ".join(sorted(known))}'
             )
-
-
-def input_size(rel_pos_input_size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns ``(H, W)`` in pixels of a size given as a number or a pair.
-
-    Raises:
-        ValueError: If it is neither, or not positive.
-    """
-    size = rel_pos_input_size
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
-        raise ValueError(
-            'rel_pos_input_size must be a positive number of pixels, or a pair of '
-            f'them for height and width, got {rel_pos_input_size!r}'
-        )
-    return size
 
 
 def widened(bottleneck: type[nn.Module]) -> type[nn.Module]:
@@ -183,7 +168,9 @@ class AttnStages:
         check_stages(kwargs.get('num_stages', 4), stage_with_attn=stage_with_attn)
         self.attn = dict(attn or {})
         check_options(self.layer_type, self.attn, self.reserved_options)
-        self.rel_pos_input_size = input_size(rel_pos_input_size)
+        self.rel_pos_input_size = height_and_width(
+            rel_pos_input_size=rel_pos_input_size
+        )
         self.stage_with_attn = tuple(stage_with_attn)
         self.wide = wide
         super().__init__(depth, **kwargs)

@@ -1,5 +1,7 @@
 """Checks of arguments and inputs that several layers share: one clear error each."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 
@@ -35,3 +37,23 @@ def check_tokens(layer: nn.Module, x: Tensor) -> None:
             f'{type(layer).__name__}(in_channels={layer.in_channels}) expects '
             f'(B, N, {layer.in_channels}), got {tuple(x.shape)}'
         )
+
+
+def height_and_width(**sizes: int | Sequence[int]) -> tuple[int, int]:
+    """Returns ``(H, W)`` of the one size, which is a number for both or a pair.
+
+    Raises:
+        ValueError: If it is neither, or not positive.
+    """
+    ((name, size),) = sizes.items()
+    pair = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(pair, Sequence)
+        or len(pair) != 2
+        or not all(isinstance(side, int) and side > 0 for side in pair)
+    ):
+        raise ValueError(
+            f'{name} must be a positive integer, or two of them for height and width, '
+            f'got {size!r}'
+        )
+    return tuple(pair)

@@ -28,7 +28,7 @@ from ..functional.gsa import (
     axial_position_attention,
     content_attention,
 )
-from .checks import check_divides, check_map, check_positive
+from .checks import check_divides, check_map, check_positive, height_and_width
 from .tables import resize_tables_on_load
 
 
@@ -88,7 +88,7 @@ class GlobalSelfAttention(nn.Module):
         super().__init__()
         check_positive(in_channels=in_channels, num_heads=num_heads)
         check_divides(num_heads=num_heads, in_channels=in_channels)
-        height, width = _pair(rel_pos_size)
+        height, width = height_and_width(rel_pos_size=rel_pos_size)
         if max_shift is not None:
             check_positive(max_shift=max_shift)
             height = width = max_shift + 1
@@ -196,17 +196,3 @@ class GlobalSelfAttention(nn.Module):
             f'rows={self.rel_w is not None}, axial_content={self.axial_content}, '
             f'max_shift={self.max_shift}, stride={self.stride}'
         )
-
-
-def _pair(rel_pos_size: int | Sequence[int]) -> tuple[int, int]:
-    size = (rel_pos_size,) * 2 if isinstance(rel_pos_size, int) else rel_pos_size
-    if (
-        not isinstance(size, Sequence)
-        or len(size) != 2
-        or not all(isinstance(n, int) and n > 0 for n in size)
-    ):
-        raise ValueError(
-            'rel_pos_size must be a positive integer, or two of them for height and '
-            f'width, got {rel_pos_size!r}'
-        )
-    return tuple(size)

@@ -35,7 +35,7 @@ from ..functional.lesa import (
 )
 from ..functional.relpos import resize_table
 from .batch_norm import scale_and_shift
-from .checks import check_divides, check_map, check_positive
+from .checks import check_divides, check_map, check_positive, height_and_width
 from .recompute import checkpoint_forward
 from .tables import resize_tables_on_load
 
@@ -354,7 +354,7 @@ class LESA2d(nn.Module):
         self.variant = variant
         self.position = position
         self.with_cp = with_cp
-        size = _pair(rel_pos_size)
+        size = height_and_width(rel_pos_size=rel_pos_size)
         self.rel_pos_size = size
 
         qk_channels, v_channels = out_channels // 2, out_channels
@@ -438,13 +438,6 @@ class LESA2d(nn.Module):
             f'variant={self.variant!r}, position={self.position!r}, '
             f'with_cp={self.with_cp}'
         )
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    check_positive(rel_pos_size=height)
-    check_positive(rel_pos_size=width)
-    return height, width
 
 
 def _multiple_of(number: int, size: float) -> int:

@@ -580,7 +580,7 @@ def test_parameters_of_gsa_classifiers(models, depth, expected):
         (
             'GSAResNet',
             dict(rel_pos_input_size=0),
-            'rel_pos_input_size must be a positive number of pixels',
+            'rel_pos_input_size must be a positive integer',
         ),
         (
             'LESAResNet',
