@@ -294,8 +294,9 @@ class Predictor:
                 t.view(-1, 1, 1) for t in (preprocessor.mean, preprocessor.std)
             )
             pixels = pixels * std + mean
-        to_rgb = getattr(preprocessor, 'to_rgb', False)  # mmpretrain
-        if not (to_rgb or getattr(preprocessor, 'channel_conversion', False)):
+        # Each host has its own name for it.
+        names = ('to_rgb', 'channel_conversion', '_channel_conversion')
+        if not any(getattr(preprocessor, name, False) for name in names):
             pixels = pixels.flip(0)
         pixels = pixels.round().clamp(0, 255).permute(1, 2, 0)
         return pixels.to(torch.uint8).cpu().numpy()
@@ -312,8 +313,7 @@ class Predictor:
         self.palette = [tuple(map(int, colour)) for colour in palette]
         self._visualizer = self.inferencer.visualizer
         if self.host == 'mmpretrain':  # whose inferencer makes one when it draws
-            init_default_scope(self.host)
-            self._visualizer = VISUALIZERS.build(dict(type=VISUALIZER[self.host]))
+            self._visualizer = VISUALIZERS.get(f'{self.host}.{VISUALIZER[self.host]}')()
         self._visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
 
 

@@ -362,33 +362,27 @@ def axial_weights(
     shift = layer.max_shift
     of_columns = of_row = None
     if layer.rel_h is not None:
-        keys = position_keys(layer.rel_h, height, max_shift=shift)  # (H, D, H)
+        here = q[:, :, row]  # (h, D, W)
+        keys = position_keys(layer.rel_h, height, max_shift=shift)[row]  # (D, H)
+        of_columns = torch.einsum('hdx,dy->hyx', here, keys)
         if layer.axial_content:
-            here = q[:, :, row]  # (h, D, W)
-            logits = torch.einsum('hdx,hdyx->hyx', here, k)
-            logits = logits + torch.einsum('hdx,dy->hyx', here, keys[row])
-            logits = _without_far(logits, row, shift, dim=1)
-            of_columns = logits.softmax(1)
-        else:
-            of_columns = torch.einsum('hdyx,yd->hyx', q, keys[:, :, row])
+            of_columns = of_columns + torch.einsum('hdx,hdyx->hyx', here, k)
+            of_columns = _without_far(of_columns.mT, row, shift).softmax(-1).mT
     if layer.rel_w is not None:
-        keys = position_keys(layer.rel_w, width, max_shift=shift)
+        here = q[:, :, row, column]  # (h, D)
+        keys = position_keys(layer.rel_w, width, max_shift=shift)[column]  # (D, W)
+        of_row = torch.einsum('hd,dx->hx', here, keys)
         if layer.axial_content:
-            here = q[:, :, row, column]
-            logits = torch.einsum('hd,hdx->hx', here, k[:, :, row] + keys[column])
-            of_row = _without_far(logits, column, shift, dim=1).softmax(1)
-        else:
-            of_row = torch.einsum('hdx,xd->hx', q[:, :, row], keys[:, :, column])
+            of_row = of_row + torch.einsum('hd,hdx->hx', here, k[:, :, row])
+            of_row = _without_far(of_row, column, shift).softmax(-1)
     return of_columns, of_row
 
 
-def _without_far(logits: Tensor, place: int, shift: int | None, dim: int) -> Tensor:
+def _without_far(logits: Tensor, place: int, shift: int | None) -> Tensor:
     if shift is None:
         return logits
-    positions = torch.arange(logits.shape[dim], device=logits.device)
-    far = (positions - place).abs() > shift
-    far = far.view([-1 if d == dim else 1 for d in range(logits.ndim)])
-    return logits.masked_fill(far, -torch.inf)
+    positions = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill((positions - place).abs() > shift, -torch.inf)
 
 
 def describe(

@@ -99,14 +99,19 @@ def gate_overview(
         ValueError: If none of them has a gate.
     """
     maps = [
-        item._replace(label=_shortened(attention.name, 34))
+        item._replace(
+            label=f'{_shortened(attention.name, 28)}: {item.values.mean():.2f}'
+        )
         for attention in attentions
         for item in attention.maps
         if item.label.startswith('gate')
     ]
     if not maps:
         raise ValueError('no layer has a gate: those of LESA, variant dynamic, do')
-    notes = ['0 is local alone, 1 the most of the context', 'mean over channels']
+    notes = [
+        '0 is local alone, 1 the most of the context',
+        'means over channels; above each map, over pixels',
+    ]
     gates = Attention('gate w of every layer', 'LESA2d', notes, maps)
     return attention_sheet(image, gates, warning=warning)
 
