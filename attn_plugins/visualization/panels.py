@@ -105,8 +105,10 @@ def overlay(
     """
     height, width = label.shape
     inches = max(width, 640) / 100
-    columns = max(1, int(inches / 1.15))
     legend = _legend([Sample(label, label, label)], classes, palette)
+    # Letters of 8 points are about 0.07 inches wide.
+    longest = max(len(patch.get_label()) for patch in legend)
+    columns = max(1, int(inches / (0.07 * longest + 0.5)))
     below = 0.19 * -(-len(legend) // columns) + 0.12
     figure = Figure(figsize=(inches, inches * height / width + below), dpi=100)
     share = below / figure.get_figheight()

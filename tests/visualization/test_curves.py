@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from attn_plugins.visualization import read_scalars, series, training_curves
+from attn_plugins.visualization import (
+    main_metrics,
+    read_run,
+    read_scalars,
+    series,
+    training_curves,
+)
 
 # As mmengine 0.10.7 writes it: training and validation records in one file.
 LOG = [
@@ -86,3 +92,73 @@ def test_a_scalar_that_no_run_has_is_said_to_be_missing():
     missing = training_curves({'EANet': LOG}, keys=('bbox_mAP',)).axes[0]
     assert [text.get_text() for text in missing.texts] == ['not logged']
     assert not training_curves({'EANet': LOG}).axes[0].texts
+
+
+def write_logs(folder, *logs):
+    for number, log in enumerate(logs):
+        path = folder / f'2026010{number}_000000/vis_data/scalars.json'
+        path.parent.mkdir(parents=True)
+        path.write_text(''.join(f'{json.dumps(record)}\n' for record in log))
+
+
+def train(*steps, loss=1.0):
+    return [{'loss': loss, 'lr': 0.1, 'iter': step, 'step': step} for step in steps]
+
+
+def test_a_resumed_run_is_one_run(tmp_path):
+    """What was logged after the checkpoint that it resumed from is logged anew."""
+    first = [*train(10, 20), {'mIoU': 30.0, 'step': 20}, *train(30)]
+    write_logs(tmp_path, first, [*train(30, 40, loss=0.5), {'mIoU': 50.0, 'step': 40}])
+    records = read_run(tmp_path)
+    assert series(records, 'loss') == ([10, 20, 30, 40], [1.0, 1.0, 0.5, 0.5])
+    assert series(records, 'mIoU') == ([20, 40], [30.0, 50.0])
+
+
+def test_a_run_that_starts_again_replaces_the_old_one(tmp_path):
+    write_logs(tmp_path, train(10, 20, 30), train(10, 20, loss=0.5))
+    assert series(read_run(tmp_path), 'loss') == ([10, 20], [0.5, 0.5])
+
+
+def test_logs_of_tests_are_left_out(tmp_path):
+    write_logs(tmp_path, train(10), [{'mIoU': 50.0, 'step': 0}])
+    assert series(read_run(tmp_path), 'mIoU') == ([], [])
+
+
+def test_a_folder_without_a_log(tmp_path):
+    with pytest.raises(ValueError, match='holds no log'):
+        read_run(tmp_path)
+    write_logs(tmp_path, [{'mIoU': 50.0, 'step': 0}])
+    with pytest.raises(ValueError, match='no training'):
+        read_run(tmp_path)
+
+
+def test_main_metrics():
+    assert main_metrics([LOG]) == ['mIoU']
+    boxes = [{'coco/bbox_mAP_50': 0.5, 'coco/bbox_mAP': 0.3, 'step': 1}]
+    assert main_metrics([boxes, LOG]) == ['mIoU', 'coco/bbox_mAP']
+    assert main_metrics([[{'time': 1.0, 'my/score': 0.3, 'step': 1}]]) == ['my/score']
+    assert main_metrics([LOG[:1]]) == []
+
+
+def test_epoch_based_runs_count_validations_in_epochs():
+    log = [
+        {'loss': 1.0, 'epoch': 1, 'iter': 50, 'step': 50},
+        {'accuracy/top1': 70.0, 'step': 1},
+    ]
+    figure = training_curves({'run': log}, ('loss', 'accuracy/top1'))
+    assert [axes.get_xlabel() for axes in figure.axes] == ['iteration', 'epoch']
+    figure = training_curves({'run': log, 'other': LOG}, ('loss', 'mIoU'))
+    assert [axes.get_xlabel() for axes in figure.axes] == ['iteration'] * 2
+
+
+def test_many_runs_and_scalars_stay_apart():
+    runs = {f'run {number}': LOG for number in range(12)}
+    figure = training_curves(runs, ('loss', 'lr', 'mIoU', 'aAcc', 'mAcc'))
+    lines = figure.axes[0].lines
+    styles = {(line.get_color(), line.get_linestyle()) for line in lines}
+    assert len(styles) == 12
+    assert len(figure.axes) == 8  # two rows of four
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.y0 >= 0
+    assert legend.y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes[4:5]) + 1

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from attn_plugins.visualization import Sample, colourise, prediction_panels
+from attn_plugins.visualization import (
+    Sample,
+    colourise,
+    overlay,
+    prediction_panels,
+    rendered,
+)
 from attn_plugins.visualization.panels import UNLABELLED
 
 CLASSES = ('sky', 'sea', 'boat', 'car')
@@ -86,3 +92,33 @@ def test_nothing_is_cut_off(sample):
         assert box.y0 >= inside.y0 - 1
         assert box.x1 <= inside.x1 + 1
         assert box.y1 <= inside.y1 + 1
+
+
+def test_overlay_is_the_picture_with_colours_names_and_a_legend(sample):
+    image = np.full((240, 320, 3), 100, np.uint8)
+    label = np.repeat([0, 1], 120)[:, None] * np.ones((1, 320), int)
+    figure = overlay(image, label, CLASSES, PALETTE, opacity=0.5)
+    (axes,) = figure.axes
+    drawn = axes.images[0].get_array()
+    assert drawn[0, 0].tolist() == [55, 60, 65]
+    assert texts(axes) == ['sky', 'sea']
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ['sky', 'sea']
+    picture = rendered(figure)
+    assert picture.dtype == np.uint8
+    assert picture.shape[1] == 640  # names need room
+    assert picture.shape[0] > 480
+    assert picture[0, 0].tolist() == [55, 60, 65]
+
+
+def test_overlay_of_many_classes_is_not_cut_off():
+    names = [f'long class name {index}' for index in range(40)]
+    palette = [(index, index, index) for index in range(40)]
+    label = np.arange(40).repeat(60).reshape(40, 60)
+    figure = overlay(np.zeros((40, 60, 3), np.uint8), label, names, palette)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    (axes,) = figure.axes
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0
+    assert legend.y1 <= axes.get_window_extent().y0 + 1
