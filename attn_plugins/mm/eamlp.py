@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional.external import check_choice
-from ..modules.checks import check_divides, check_positive
+from ..modules.checks import check_divides, check_positive, height_and_width
 from ..modules.eamlp import (
     TokenBatchNorm,
     TokenExternalAttention,
@@ -143,7 +143,13 @@ class EAMLP(T2T_ViT):
             self._swap_attention(layer, attn_type, dict(attn or {}))
             if mlp_norm_cfg is not None:
                 layer.ln2 = _token_norm(mlp_norm_cfg, embed_dims)
-        self.patch_resolution = token_grid(self.tokens_to_token, _pair(img_size))
+        size = height_and_width(img_size=img_size)
+        if min(size) < MIN_SIZE:
+            raise ValueError(
+                f'img_size must be {MIN_SIZE} x {MIN_SIZE} pixels or more, '
+                f'got {img_size!r}'
+            )
+        self.patch_resolution = token_grid(self.tokens_to_token, size)
         self.tokens_to_token.init_out_size = self.patch_resolution
         height, width = self.patch_resolution
         table = get_sinusoid_encoding(
@@ -258,20 +264,6 @@ def _mend_scale(attn: nn.Module, scale: float) -> None:
 def _token_norm(norm_cfg: dict, channels: int) -> nn.Module:
     norm = build_norm_layer(norm_cfg, channels)
     return TokenBatchNorm(norm) if isinstance(norm, _BatchNorm) else norm
-
-
-def _pair(img_size: int | Sequence[int]) -> tuple[int, int]:
-    size = (img_size,) * 2 if isinstance(img_size, int) else img_size
-    if (
-        not isinstance(size, Sequence)
-        or len(size) != 2
-        or not all(isinstance(n, int) and n >= MIN_SIZE for n in size)
-    ):
-        raise ValueError(
-            f'img_size must be a number of pixels, at least {MIN_SIZE}, or two of them '
-            f'for height and width, got {img_size!r}'
-        )
-    return tuple(size)
 
 
 def _layer_cfgs(
