@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> list[str]:
         print(UNTRAINED)
     writer = ResultWriter(args.out, predictor, args.score_thr)
     failed, done = [], 0
-    bar = ProgressBar(count) if count > 1 else None
+    bar = ProgressBar(count, file=sys.stdout) if count > 1 else None
     try:
         for name, source, read in inputs:
             try:

@@ -105,7 +105,8 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise LaunchError(f'there is no image {path}')
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    data = np.fromfile(path, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:
         raise LaunchError(
             f'{path} cannot be read as an image: it is damaged or of another kind'
@@ -303,8 +304,9 @@ class Predictor:
 
     def _set_classes(self, meta: dict) -> None:
         classes = list(meta.get('classes') or ())
-        count = _class_count(self.model) or len(classes)
-        classes += [f'class {index}' for index in range(len(classes), count)]
+        classes += [
+            f'class {index}' for index in range(len(classes), _class_count(self.model))
+        ]
         palette = meta.get('palette')
         if not isinstance(palette, Sequence) or len(palette) < len(classes):
             # Any that stay the same: the same class, the same colour.
@@ -350,12 +352,11 @@ def _build(host: str, cfg: Config, device: str | None) -> Any:
     return ImageClassificationInferencer(cfg, pretrained=False, device=device)
 
 
-def _class_count(model: nn.Module) -> int | None:
-    for module in model.modules():
-        count = getattr(module, 'num_classes', None)
-        if isinstance(count, int):
-            return count
-    return None
+def _class_count(model: nn.Module) -> int:
+    # Not of the preprocessor, whose is a default; a region proposal head has one class.
+    parts = (part for name, part in model.named_children() if 'preproc' not in name)
+    counts = (getattr(m, 'num_classes', 0) for part in parts for m in part.modules())
+    return max((count for count in counts if isinstance(count, int)), default=0)
 
 
 def dataset_meta(cfg: Config) -> dict:

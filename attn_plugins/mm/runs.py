@@ -82,7 +82,7 @@ def read_stock(bases: Sequence[str]) -> Config:
     """
     try:
         return Config.fromstring(f'_base_ = {list(bases)!r}', '.py')
-    except (FileNotFoundError, ImportError, KeyError, OSError) as error:
+    except (ImportError, KeyError, OSError, ValueError) as error:
         raise LaunchError(
             f'there is no stock config {", ".join(bases)}: {error}'
         ) from None
