@@ -44,7 +44,12 @@ def check_normalization(normalization: str, eps: float) -> None:
 
 
 def normalize_logits(
-    logits: Tensor, *, normalization: Normalization = 'double', eps: float = 0.0
+    logits: Tensor,
+    *,
+    normalization: Normalization = 'double',
+    eps: float = 0.0,
+    slot_dim: int = -2,
+    pixel_dim: int = -1,
 ) -> Tensor:
     """Turns logits into attention to the slots (eq. 9 to 11).
 
@@ -52,13 +57,15 @@ def normalize_logits(
     half precision their sums over thousands of pixels overflow or round away.
 
     Args:
-        logits: ``(..., S, N)``.
+        logits: ``(..., S, N)``, or as the dimensions say.
         normalization: 'double' for softmax over pixels then L1 norm over slots,
             'softmax' for softmax over slots, which is what self-attention does over its
             keys.
         eps: Added to the L1 norm: 0 as in eq. 11, 1e-9 as in the released weights'
             code, where pixels far below every slot's maximum get less than weight 1.
             Only double normalisation has it.
+        slot_dim: Where the S slots are.
+        pixel_dim: Where the N pixels are.
 
     Returns:
         Attention of the same shape and type; with ``eps=0`` it sums to 1 over slots.
@@ -71,12 +78,12 @@ def normalize_logits(
     dtype = torch.promote_types(logits.dtype, torch.float32)
     scores = logits.to(dtype)
     if normalization == 'double' and eps:
-        attn = scores.softmax(dim=-1)  # over pixels
-        attn = attn / (eps + attn.sum(dim=-2, keepdim=True))  # over slots
+        attn = scores.softmax(dim=pixel_dim)
+        attn = attn / (eps + attn.sum(dim=slot_dim, keepdim=True))
     else:
         if normalization == 'double':
-            scores = scores.log_softmax(dim=-1)  # over pixels
-        attn = scores.softmax(dim=-2)  # over slots
+            scores = scores.log_softmax(dim=pixel_dim)
+        attn = scores.softmax(dim=slot_dim)
     return attn.to(logits.dtype)
 
 

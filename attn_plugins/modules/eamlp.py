@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..functional.external import (
     Normalization,
     check_normalization,
-    external_attention,
+    normalize_logits,
 )
 from ..functional.performer import performer_attention
 from .checks import check_positive, check_tokens
@@ -86,14 +86,14 @@ class TokenExternalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_tokens(self, x)
         query = self.query(x)
-        attended = external_attention(
-            query.mT,  # (B, D, N): a softmax over the last is over tokens
-            self.key.weight,
-            self.value.weight.T,
+        attn = normalize_logits(
+            self.key(query),  # (B, N, S)
             normalization=self.normalization,
             eps=self.eps,
+            slot_dim=2,
+            pixel_dim=1,
         )
-        return query + self.out(attended.mT + self.value.bias)
+        return query + self.out(self.value(attn))
 
     def extra_repr(self) -> str:
         return f'normalization={self.normalization!r}, eps={self.eps}'

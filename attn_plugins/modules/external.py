@@ -30,9 +30,9 @@ from ..functional.external import (
     add_attended,
     check_choice,
     check_normalization,
-    external_attention,
     external_attention_block,
     fold_projections,
+    normalize_logits,
     product_moments,
     slot_attention,
 )
@@ -332,19 +332,14 @@ class MultiHeadExternalAttention(nn.Module):
             query_bias = key_bias = None
         heads = F.linear(x, self.query.weight, query_bias)
         heads = heads.unflatten(-1, (self.num_heads, -1))  # (B, N, h, D)
-        out = external_attention(
-            # (B, h, D, N): a softmax over the last is over N
-            heads.permute(0, 2, 3, 1),
-            key,
-            self.value.weight.T,
-            logit_bias=key_bias,
+        attn = normalize_logits(
+            F.linear(heads, key, key_bias),  # (B, N, h, S)
             normalization=self.normalization,
             eps=self.eps,
+            slot_dim=-1,
+            pixel_dim=1,
         )
-        out = out.permute(0, 3, 1, 2)  # (B, N, h, D)
-        if self.value.bias is not None:
-            out = out + self.value.bias
-        return self.out(out.flatten(2))
+        return self.out(self.value(attn).flatten(2))
 
     def extra_repr(self) -> str:
         return (
