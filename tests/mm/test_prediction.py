@@ -189,6 +189,15 @@ def test_attention_lies_over_what_the_network_got(predictors, image, task):
     assert sheets == ['gates'] * (task == 'detection') + expected
 
 
+def test_a_network_that_gets_bgr_is_shown_in_rgb():
+    class Stub:
+        class model:  # noqa: N801
+            data_preprocessor = None
+
+    shown = Predictor.shown(Stub, torch.tensor([250.0, 100, 0]).view(3, 1, 1))
+    assert shown.tolist() == [[[0, 100, 250]]]
+
+
 def test_attention_errors_are_one_line(predictors, image):
     segmentor = predictors['segmentation']
     for options, expected in (
