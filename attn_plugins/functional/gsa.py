@@ -68,9 +68,9 @@ def axial_position_attention(
     Args:
         q: ``(L, M, D)``.
         v: ``(L, M, V)``.
-        table: R, ``(2 * R - 1, D)``, sliced or stretched to L positions as in
-            :func:`resize_table`. With ``max_shift`` ``(2 * max_shift + 1, D)``, one row
-            per offset at any L.
+        table: R, ``(2 * R - 1, D)``, sliced or stretched to L positions (as in
+            :func:`resize_table` with ``keep_sum``). With ``max_shift``
+            ``(2 * max_shift + 1, D)``, one row per offset at any L.
         max_shift: Largest ``|i - x|`` that is attended to; None for all.
         block_size: Numbers ``q_x . R[i - x]`` held at a time. Beyond it lines are taken
             in blocks, and recomputed in backward.
@@ -82,7 +82,7 @@ def axial_position_attention(
         ValueError: If the shapes do not fit.
     """
     _check_tokens(q, v=v)
-    keys = _position_keys_of(q, table, max_shift)
+    keys = _position_keys_of(q, table, max_shift, keep_sum=True)
     return _by_lines(_attend_by_position, (q, v), keys, block_size)
 
 
@@ -134,13 +134,16 @@ def axial_attention(
     return _by_lines(attend, (q, k, v), keys, block_size)
 
 
-def position_keys(table: Tensor, size: int, *, max_shift: int | None = None) -> Tensor:
+def position_keys(
+    table: Tensor, size: int, *, max_shift: int | None = None, keep_sum: bool = False
+) -> Tensor:
     """Re-indexes a table from relative to absolute positions (P of appendix B).
 
     Args:
         table: As in :func:`axial_position_attention`.
         size: Positions L along the axis.
         max_shift: As in :func:`axial_position_attention`; beyond it keys are zero.
+        keep_sum: As in :func:`~attn_plugins.functional.relpos.resize_table`.
 
     Returns:
         ``(L, D, L)``: the key that the query at x has for the position i is
@@ -151,7 +154,9 @@ def position_keys(table: Tensor, size: int, *, max_shift: int | None = None) -> 
             many as they should be.
     """
     if max_shift is None:
-        table = resize_table(table, size)
+        # The values are summed, not averaged: on a map of twice the size the picture
+        # itself would count twice.
+        table = resize_table(table, size, keep_sum=keep_sum)
     else:
         if max_shift < 0:
             raise ValueError(f'max_shift must be >= 0 or None, got {max_shift}')
@@ -167,8 +172,10 @@ def position_keys(table: Tensor, size: int, *, max_shift: int | None = None) -> 
     return table.unfold(0, size, 1).flip(0)
 
 
-def _position_keys_of(q: Tensor, table: Tensor, max_shift: int | None) -> Tensor:
-    keys = position_keys(table, len(q), max_shift=max_shift)
+def _position_keys_of(
+    q: Tensor, table: Tensor, max_shift: int | None, *, keep_sum: bool = False
+) -> Tensor:
+    keys = position_keys(table, len(q), max_shift=max_shift, keep_sum=keep_sum)
     if table.shape[1] != q.shape[2]:
         raise ValueError(
             f'table must have the {q.shape[2]} channels of q {tuple(q.shape)}, '

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .external import check_choice
 
@@ -29,10 +30,12 @@ Impl = Literal['auto', 'blocks', 'sdpa']
 
 IMPLS = ('auto', 'blocks', 'sdpa')
 
-# Similarities that are in memory at once: on a CPU they should stay in its cache, on a
-# GPU they should keep it busy.
-_BLOCK = {'cpu': 2**20}
-_BLOCK_ELSEWHERE = 2**26
+# Similarities that are in memory at once, of one row of queries at most. Those of a CPU
+# should stay in its cache.
+_CPU_BLOCK = 2**20
+_BLOCK = 2**26
+# Numbers of a table's windows that are in memory at once.
+_WINDOWS_BLOCK = 2**22
 
 
 def relative_attention(
@@ -67,20 +70,29 @@ def relative_attention(
         ValueError: If ``impl`` is unknown or shapes do not fit.
     """
     check_choice('impl', impl, IMPLS)
+    if block is not None and block < 1:
+        raise ValueError(f'block must be a positive integer or None, got {block!r}')
     _check_shapes(q, k, v, rel_h, rel_w)
     if impl == 'sdpa':
-        return _fused_attention(q, k, v, rel_h, rel_w)
+        return _fused_attention(q, k, v, rel_h.to(q.dtype), rel_w.to(q.dtype))
+    if q.shape[4] > q.shape[3]:  # a block holds windows for all pairs of columns
+        q, k, v = (t.transpose(3, 4) for t in (q, k, v))
+        out = relative_attention(q, k, v, rel_w, rel_h, impl=impl, block=block)
+        return out.transpose(3, 4)
+    size = _block_size(q) if block is None else block
     with torch.autocast(q.device.type, enabled=False):
-        return _BlockedAttention.apply(q, k, v, rel_h, rel_w, block or _block_size(q))
+        return _BlockedAttention.apply(q, k, v, rel_h, rel_w, size)
 
 
 def _block_size(q: Tensor) -> int:
-    return _BLOCK.get(q.device.type, _BLOCK_ELSEWHERE)
+    return _CPU_BLOCK if q.device.type == 'cpu' else _BLOCK
 
 
 def _check_shapes(
     q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
 ) -> None:
+    if q.ndim != 5:
+        raise ValueError(f'q must be (B, h, D, H, W), got {tuple(q.shape)}')
     batch, heads, width, *size = q.shape
     expected = {
         'k': (k, (batch, heads, width, *size)),
@@ -108,7 +120,7 @@ def _blocks(heads: int, height: int, width: int, size: int) -> Iterator[_Block]:
     """Cuts the queries into blocks of about ``size`` similarities."""
     keys = height * width
     columns = min(width, max(1, size // keys))
-    group = min(heads, max(1, size // (keys * columns)))
+    group = max(1, min(heads, size // (keys * columns)))
     for head in range(0, heads, group):
         for row in range(height):
             for column in range(0, width, columns):
@@ -267,10 +279,14 @@ def own_weight(
     """
     _check_shapes(q, k, k, rel_h, rel_w)
     batch, heads, _, height, width = q.shape
+    if width > height:
+        q, k = q.transpose(3, 4), k.transpose(3, 4)
+        return own_weight(q, k, rel_w, rel_h, block=block).transpose(2, 3)
+    size = _block_size(q) if block is None else block
     with torch.autocast(q.device.type, enabled=False):
         similarity = _Similarity(q, k, rel_h, rel_w)
         own = similarity.q.new_empty(batch * heads, height, width)
-        for part in _blocks(batch * heads, height, width, block or _block_size(q)):
+        for part in _blocks(batch * heads, height, width, size):
             logits = similarity.logits(
                 part, similarity.queries(part), similarity.keys(part)
             )
@@ -329,11 +345,8 @@ def position_moments(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, T
     batch, _, _, height, width = q.shape
     with torch.autocast(q.device.type, enabled=False):
         q = q.to(dtype)
-        windows = (
-            rel_h.to(dtype).unfold(0, height, 1).flip(0),  # (H_i, D, H_j)
-            rel_w.to(dtype).unfold(0, width, 1).flip(0),  # (W_i, D, W_j)
-        )
-        (mean_h, cov_h), (mean_w, cov_w) = map(_mean_and_covariance, windows)
+        mean_h, cov_h = _window_moments(rel_h.to(dtype), height)
+        mean_w, cov_w = _window_moments(rel_w.to(dtype), width)
         # Means of all queries: (B, h, H, W).
         mean = torch.einsum('bhdyx,yd->bhyx', q, mean_h) + torch.einsum(
             'bhdyx,xd->bhyx', q, mean_w
@@ -354,6 +367,28 @@ def _mean_and_covariance(x: Tensor) -> tuple[Tensor, Tensor]:
     mean = x.mean(-1)
     centred = x - mean.unsqueeze(-1)
     return mean, centred @ centred.mT / x.shape[-1]
+
+
+def _window_moments(table: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Of what each of ``size`` queries sees of a table: ``(L, D)``, ``(L, D, D)``."""
+    # The last query has the first window. Each block is cut from the table by itself:
+    # the gradient of all windows would be L x D x L.
+    block = max(1, _WINDOWS_BLOCK // (size * table.shape[1]))
+    moments = [
+        checkpoint(
+            _moments_of_windows,
+            table[start : min(start + block, size) + size - 1],
+            size,
+            use_reentrant=False,
+        )
+        for start in range(0, size, block)
+    ]
+    mean, cov = (torch.cat(moment).flip(0) for moment in zip(*moments, strict=True))
+    return mean, cov
+
+
+def _moments_of_windows(table: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    return _mean_and_covariance(table.unfold(0, size, 1))
 
 
 def _quadratic(x: Tensor, matrix: Tensor) -> Tensor:

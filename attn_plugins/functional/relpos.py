@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_table(table: Tensor, size: int) -> Tensor:
+def resize_table(table: Tensor, size: int, *, keep_sum: bool = False) -> Tensor:
     """Fits a table of relative positions to a map of another size.
 
     Row ``offset + R - 1`` of a table for R positions is that of a key ``offset``
@@ -15,6 +15,8 @@ def resize_table(table: Tensor, size: int) -> Tensor:
     Args:
         table: ``(2 * R - 1, D)``.
         size: Positions of the map along the axis.
+        keep_sum: Whether a stretched table is made weaker by as much as it is longer:
+            for attention without softmax, a sum that would grow with the map.
 
     Returns:
         ``(2 * size - 1, D)``; at ``size == R`` the table itself.
@@ -34,4 +36,5 @@ def resize_table(table: Tensor, size: int) -> Tensor:
         return table[reference - size : reference + size - 1]
     rows = 2 * size - 1
     stretched = F.interpolate(table.T[None], rows, mode='linear', align_corners=True)
-    return stretched[0].T
+    stretched = stretched[0].T
+    return stretched * (reference / size) if keep_sum else stretched

@@ -1,6 +1,16 @@
 """Lets mm configs say ``norm_cfg`` where a module takes ``norm_layer``."""
 
+from collections.abc import Callable
+
 from torch import nn
+
+
+def norm_layer_of(norm_cfg: dict) -> Callable[[int], nn.Module]:
+    """Returns what makes the norm of a config from a channel count."""
+    # Here, not above: without mmcv the layers work with their own norm.
+    from mmcv.cnn import build_norm_layer
+
+    return lambda num_features: build_norm_layer(norm_cfg, num_features)[1]
 
 
 def takes_norm_cfg(cls: type[nn.Module]) -> type[nn.Module]:
@@ -12,13 +22,7 @@ def takes_norm_cfg(cls: type[nn.Module]) -> type[nn.Module]:
     class WithNormCfg(cls):
         def __init__(self, *args, norm_cfg: dict | None = None, **kwargs) -> None:
             if norm_cfg is not None:
-                # Here, not above: without mmcv the layers work with their own norm.
-                from mmcv.cnn import build_norm_layer
-
-                def norm_layer(num_features: int) -> nn.Module:
-                    return build_norm_layer(norm_cfg, num_features)[1]
-
-                kwargs['norm_layer'] = norm_layer
+                kwargs['norm_layer'] = norm_layer_of(norm_cfg)
             super().__init__(*args, **kwargs)
 
     WithNormCfg.__name__ = cls.__name__

@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 
-from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..modules.checks import height_and_width
 from ..modules.recompute import checkpoint_forward
 from ..modules.tables import resize_tables_on_load
+from .norms import norm_layer_of
 
 STEM_STRIDE = 4  # of every stem of the hosts: a convolution and a pooling, 2 each
 
@@ -214,15 +214,12 @@ class AttnStages:
                 stride = after
 
     def _swap(self, stage: int, block: nn.Module, stride: int) -> None:
-        def norm_layer(num_features: int) -> nn.Module:
-            return build_norm_layer(self.norm_cfg, num_features)[1]
-
         layer = self.make_layer(
             stage,
             in_channels=block.conv2.in_channels,
             rel_pos_size=tuple(math.ceil(s / stride) for s in self.rel_pos_input_size),
             stride=block.conv2.stride[0],
-            norm_layer=norm_layer,
+            norm_layer=norm_layer_of(self.norm_cfg),
             **self.attn,
         )
         block.conv2 = layer

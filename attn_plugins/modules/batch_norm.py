@@ -16,10 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 def is_foldable(norm: nn.Module) -> bool:
     """Tells whether :func:`scale_and_shift` can stand in for ``norm``."""
-    # Not a subclass: in training it may take other statistics.
-    return type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) or (
-        isinstance(norm, _BatchNorm) and not _uses_batch_statistics(norm)
-    )
+    if not isinstance(norm, _BatchNorm):
+        return False
+    # In training a subclass with a forward of its own may take other statistics.
+    forward = type(norm).forward
+    is_plain = forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+    return is_plain or not _uses_batch_statistics(norm)
 
 
 def _uses_batch_statistics(norm: _BatchNorm) -> bool:

@@ -121,7 +121,8 @@ class GlobalSelfAttention(nn.Module):
             self.norm = norm_layer(in_channels)
         tables = columns * ('rel_h',) + rows * ('rel_w',)
         if max_shift is None:
-            resize_tables_on_load(self, tables)
+            # Positional weights are summed, those of the alternative are a softmax.
+            resize_tables_on_load(self, tables, keep_sum=not axial_content)
         else:
             resize_tables_on_load(self, fixed=tables)
         self.reset_parameters()

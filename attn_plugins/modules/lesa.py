@@ -34,7 +34,7 @@ from ..functional.lesa import (
     relative_attention,
 )
 from ..functional.relpos import resize_table
-from .batch_norm import scale_and_shift
+from .batch_norm import is_foldable, scale_and_shift
 from .checks import check_divides, check_map, check_positive, height_and_width
 from .recompute import checkpoint_forward
 from .tables import resize_tables_on_load
@@ -154,10 +154,10 @@ class ContextTerm2d(_Context):
             terms=2,
             outputs=1,
         )
-        if not isinstance(self.similarity_norm, _BatchNorm):
+        if not is_foldable(self.similarity_norm):
             raise ValueError(
-                'norm_layer must make batch norms (BatchNorm2d, SyncBatchNorm): those '
-                'of the similarities are computed without the similarities, got '
+                'norm_layer must make batch norms with the forward of BatchNorm2d or '
+                'SyncBatchNorm: that of the similarities is computed without them, got '
                 f'{type(self.similarity_norm).__name__}'
             )
         self.impl = impl

@@ -13,7 +13,11 @@ from ..functional.relpos import resize_table
 
 
 def resize_tables_on_load(
-    module: nn.Module, names: tuple[str, ...] = (), *, fixed: tuple[str, ...] = ()
+    module: nn.Module,
+    names: tuple[str, ...] = (),
+    *,
+    fixed: tuple[str, ...] = (),
+    keep_sum: bool = False,
 ) -> None:
     """Lets ``module`` load position tables of another reference size.
 
@@ -27,25 +31,27 @@ def resize_tables_on_load(
             :func:`~attn_plugins.functional.relpos.resize_table`.
         fixed: Tables of another layout, which cannot be resized: another shape raises
             ``ValueError`` when loaded.
+        keep_sum: As in :func:`~attn_plugins.functional.relpos.resize_table`, for the
+            tables of ``module`` itself.
     """
-    module.position_tables = (tuple(names), tuple(fixed))
+    module.position_tables = (tuple(names), tuple(fixed), keep_sum)
     module.register_load_state_dict_pre_hook(_fit_tables)
 
 
-def _tables(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor, bool]]:
-    """Yields key, parameter and whether it can be resized, of all tables inside."""
+def _tables(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor, bool, bool]]:
+    """Yields key, parameter, whether to resize it, and how, of all tables inside."""
     for path, layer in module.named_modules(prefix=prefix.rstrip('.')):
-        names, fixed = getattr(layer, 'position_tables', ((), ()))
+        names, fixed, keep_sum = getattr(layer, 'position_tables', ((), (), False))
         for name in (*names, *fixed):
             key = f'{path}.{name}' if path else name
-            yield key, layer.get_parameter(name), name in names
+            yield key, layer.get_parameter(name), name in names, keep_sum
 
 
 def _fit_tables(
     module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
     resized: dict[str, list[str]] = {}
-    for key, parameter, resizable in _tables(module, prefix):
+    for key, parameter, resizable, keep_sum in _tables(module, prefix):
         table = state_dict.get(key)
         if table is None or table.shape == parameter.shape:
             continue
@@ -61,7 +67,7 @@ def _fit_tables(
         if rows % 2 == 0 or table.shape[1:] != parameter.shape[1:]:
             continue  # no table of such a layer: load_state_dict reports the shapes
         size = (parameter.shape[0] + 1) // 2
-        state_dict[key] = resize_table(table, size).clone()
+        state_dict[key] = resize_table(table, size, keep_sum=keep_sum).clone()
         resized.setdefault(f'{(rows + 1) // 2} to {size}', []).append(key)
     if resized:
         changes = '; '.join(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .lesa import LESA2d
+from .recompute import kept_statistics
 
 
 class TermWeights:
@@ -77,8 +78,9 @@ class TermWeights:
 
         @torch.no_grad()
         def of_softmax(module: nn.Module, inputs: tuple, out: Tensor) -> None:
-            # Without batch statistics, which would move a second time.
-            add(module.own_weight(inputs[0]))
+            # In training the running statistics would move a second time.
+            with kept_statistics(module):
+                add(module.own_weight(inputs[0]))
 
         def of_sum(module: nn.Module, inputs: tuple, out: Tensor) -> None:
             add(out.new_full((len(out), 1), 0.5))

@@ -11,6 +11,7 @@ from attn_plugins.functional import (
     content_moments,
     flat_similarities,
     flat_values,
+    lesa,
     own_weight,
     position_moments,
     reference,
@@ -182,6 +183,27 @@ def test_own_weight_is_the_diagonal(block):
     assert not own.requires_grad
 
 
+@pytest.mark.parametrize('shape', [(2, 1, 4, 3), (1, 2, 3, 9)])
+def test_moments_in_blocks_equal_moments_at_once(monkeypatch, shape):
+    batch, heads, height, width = shape
+    q, _, _, rel_h, rel_w = inputs(height, width, batch, heads)
+
+    def step(q, rel_h, rel_w):
+        return torch.cat(position_moments(q, rel_h, rel_w))
+
+    def in_blocks(*leaves):
+        with monkeypatch.context() as patch:
+            patch.setattr(lesa, '_WINDOWS_BLOCK', 20)
+            return step(*leaves)
+
+    check_values_and_gradients(in_blocks, step, (q, rel_h, rel_w))
+
+
+def test_no_image():
+    leaves = inputs(3, 5, batch=0)
+    assert attention(*leaves).shape == (0, 2, 5, 3, 5)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('impl', ['blocks', 'sdpa'])
 def test_half_precision(dtype, impl):
@@ -200,7 +222,7 @@ def test_autocast_leaves_blocks_in_the_inputs_type():
     assert_close(out, attention(*leaves))
 
 
-def test_memory_is_linear_in_the_pixels():
+def test_memory_is_linear_in_the_pixels(monkeypatch):
     """No tensor of a step is larger than a block or a few maps."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -215,8 +237,10 @@ def test_memory_is_linear_in_the_pixels():
                     self.numel = max(self.numel, size)
             return out
 
-    def largest(size: int) -> int:
-        leaves = inputs(size, size, batch=1, heads=2, qk=4, value=8)
+    monkeypatch.setattr(lesa, '_WINDOWS_BLOCK', 4096)
+
+    def largest(height: int, width: int) -> int:
+        leaves = inputs(height, width, batch=1, heads=2, qk=4, value=8)
         with Largest() as mode:
             out = attention(*leaves, block=4096)
             out.sum().backward()
@@ -224,9 +248,12 @@ def test_memory_is_linear_in_the_pixels():
             position_moments(leaves[0], *leaves[3:])[1].sum().backward()
         return mode.numel
 
-    small, large = largest(16), largest(32)
+    small = largest(16, 16)
     assert small <= 4096 * 2
-    assert large <= 4 * small < 2 * 32**4
+    assert largest(32, 32) <= 4 * small
+    # One side counts for the D x D covariances of its windows as well.
+    for size in ((1, 1024), (1024, 1), (8, 128)):
+        assert largest(*size) <= 8 * small < 2 * 1024**2
 
 
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (1, 4), (4, 1), (3, 4), (4, 4)])
@@ -259,6 +286,8 @@ def test_flat_form_refuses_larger_maps():
             dict(impl='fast'),
             r"impl must be one of 'auto', 'blocks', 'sdpa', got 'fast'",
         ),
+        (dict(block=0), r'block must be a positive integer or None, got 0'),
+        (dict(q=torch.randn(2, 2, 3, 15)), r'q must be \(B, h, D, H, W\)'),
         (dict(rel_h=torch.randn(2, 4, 3)), r'rel_h must be \(2, 5, 3\)'),
         (dict(rel_w=torch.randn(1, 9, 3)), r'rel_w must be \(2, 9, 3\)'),
         (dict(k=torch.randn(2, 2, 4, 3, 5)), r'k must be \(2, 2, 3, 3, 5\)'),

@@ -47,9 +47,17 @@ def test_one_value_is_refused_in_training():
 
 
 def test_only_batch_norms_fold():
-    class Other(nn.BatchNorm2d):
-        pass
+    class Same(nn.BatchNorm2d):
+        """As what mmengine makes of a SyncBatchNorm on one device."""
 
+        def _check_input_dim(self, x):
+            pass
+
+    class Other(nn.BatchNorm2d):
+        def forward(self, x):
+            return x
+
+    assert is_foldable(Same(3))
     assert is_foldable(nn.BatchNorm2d(3))
     assert is_foldable(nn.SyncBatchNorm(3))
     assert not is_foldable(Other(3))

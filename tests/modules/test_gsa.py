@@ -52,7 +52,7 @@ def specification(layer: GlobalSelfAttention, x: torch.Tensor) -> torch.Tensor:
         if table is None:
             continue
         if layer.max_shift is None:
-            table = resize_table(table, size)
+            table = resize_table(table, size, keep_sum=not layer.axial_content)
         if name == 'rows' and layer.norm is not None:
             v = layer.norm(to_map(v)).view(B, layer.num_heads, -1, H, W)
             v = v.permute(0, 1, 3, 4, 2)
@@ -291,7 +291,7 @@ def test_loads_tables_of_another_size():
     large = GlobalSelfAttention(16, rel_pos_size=(14, 7))
     with pytest.warns(UserWarning, match='resized from 7 to 14 positions: rel_h'):
         large.load_state_dict(small.state_dict())
-    assert_close(large.rel_h, resize_table(small.rel_h, 14))
+    assert_close(large.rel_h, resize_table(small.rel_h, 14, keep_sum=True))
     assert torch.equal(large.rel_w, small.rel_w)
 
 
@@ -369,3 +369,16 @@ def test_bad_arguments(options, message):
 def test_wrong_input_shape(shape):
     with pytest.raises(ValueError, match=r'expects \(B, 8, H, W\), got'):
         GlobalSelfAttention(8, rel_pos_size=5)(torch.randn(shape))
+
+
+def test_an_enlarged_picture_gives_an_enlarged_output():
+    """Positions are summed, not averaged: longer tables weigh less."""
+    layer = GlobalSelfAttention(16, num_heads=2, rel_pos_size=14).double().eval()
+    # A smooth table and picture, so that the sums approximate integrals.
+    for table in (layer.rel_h, layer.rel_w):
+        nn.init.constant_(table, 0.05)
+    x = torch.randn(1, 16, 14, 14, dtype=torch.float64)
+    small = layer(x)
+    for scale in (2, 6):
+        large = layer(F.interpolate(x, scale_factor=scale))
+        assert_close(large, F.interpolate(small, scale_factor=scale))

@@ -1,8 +1,11 @@
 """Shares of the local and the context term."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from attn_plugins.modules import LESA2d, TermWeights
 
@@ -57,6 +60,16 @@ def test_training_is_not_disturbed():
     model(torch.randn(1, 8, 3, 4))
     assert weights.counts == counted == {'0': 1, '2': 1}
     assert weights.unary['0'] == 0.5
+
+
+def test_running_statistics_move_once():
+    attention = layer(variant='attention').train()
+    twin = copy.deepcopy(attention)
+    x = torch.randn(2, 8, 3, 4)
+    with TermWeights(attention):
+        attention(x)
+    twin(x)
+    assert_close(dict(attention.named_buffers()), dict(twin.named_buffers()))
 
 
 def test_a_model_without_lesa_is_refused():
