@@ -24,6 +24,7 @@ table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0;
   border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
 td:first-child { white-space: nowrap; }
+td:not(:first-child, .number) { min-width: 12rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .warning { color: #8f3900; font-weight: bold; border-left: 4px solid #b34700;
   padding-left: .7rem; }

@@ -26,8 +26,8 @@ UNTRAINED = (
 )
 # How much of the image the colours let through.
 OPACITY = 0.7
-# Of the lines above the panels, 9 points high, were they all bold.
-LETTERS_PER_INCH = 11.5
+# Of the lines above the panels, 9 points high: plain and bold.
+LETTERS_PER_INCH = (13.5, 11.5)
 
 
 def attention_sheet(
@@ -59,8 +59,8 @@ def attention_sheet(
     # A sheet of one or two maps is still as wide as its title.
     width = max(cell_width * columns, 0.75 * width)
     lines = [f'{attention.name}  ({attention.kind})']
-    lines += _wrapped('; '.join(attention.notes), width)
-    warnings = _wrapped(warning, width)
+    lines += textwrap.wrap('; '.join(attention.notes), int(width * LETTERS_PER_INCH[0]))
+    warnings = textwrap.wrap(warning, int(width * LETTERS_PER_INCH[1]))
     head = 0.24 * (len(lines) + len(warnings)) + 0.15
     figure = Figure(figsize=(width, rows * height + head), layout='constrained')
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - head / figure.get_figheight()))
@@ -125,10 +125,6 @@ def _write_head(figure: Figure, lines: list[str], warnings: list[str]) -> None:
             text.set(fontsize=11, fontweight='bold')
         elif number >= len(lines):
             text.set(color=WARNING_COLOUR, fontweight='bold')
-
-
-def _wrapped(text: str, width: float) -> list[str]:
-    return textwrap.wrap(text, int(width * LETTERS_PER_INCH))
 
 
 def _shortened(name: str, letters: int) -> str:
