@@ -73,6 +73,9 @@ def test_parameters_are_as_printed(repo, name):
         assert round(millions(model), 3) == EXACT[name]
     if name in TRAINABLE:
         assert round(millions(model, trainable=True), 3) == TRAINABLE[name]
+    documented = (repo / 'docs/eamlp.md').read_text().splitlines()
+    (row,) = (line for line in documented if line.startswith(f'| `{name}` |'))
+    assert f'| {millions(model):.3f} |' in row
     first_lines = (repo / f'configs/{name}.py').read_text().split('_base_')[0]
     assert f'{PRINTED[name]} M parameters printed' in first_lines.replace('\n# ', ' ')
 
