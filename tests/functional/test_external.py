@@ -98,6 +98,16 @@ def test_non_contiguous_input():
     )
 
 
+@pytest.mark.parametrize(('normalization', 'eps'), NORMS)
+def test_pixels_and_slots_may_be_anywhere(normalization, eps):
+    options = dict(normalization=normalization, eps=eps)
+    logits = torch.randn(2, 3, 5, 7)  # (B, h, S, N)
+    expected = normalize_logits(logits, **options).permute(0, 3, 1, 2)
+    tokens_first = logits.permute(0, 3, 1, 2)
+    attn = normalize_logits(tokens_first, slot_dim=-1, pixel_dim=1, **options)
+    assert_close(attn, expected)
+
+
 def test_double_normalization_by_hand():
     """Two slots, two pixels: softmax over pixels first, L1 norm over slots second."""
     logits = torch.tensor([[[0.0, 1.0], [0.0, 3.0]]]).log1p()  # exp: [1, 2], [1, 4]
