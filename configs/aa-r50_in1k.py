@@ -4,3 +4,4 @@
 # d_k = 0.2 C and d_v = 0.1 C, rounded to multiples of 8. Recipe of lesa-r50_in1k.py.
 _base_ = './lesa-r50_in1k.py'
 model = dict(backbone=dict(attn=dict(variant='augmentation')))
+custom_hooks = []  # its terms stand side by side: no shares

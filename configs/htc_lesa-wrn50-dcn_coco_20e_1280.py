@@ -9,7 +9,8 @@
 # To start as the paper does, convert the released LESA-WRN-50 classifier with
 # tools/convert_checkpoint.py: --cfg-options model.backbone.init_cfg.checkpoint=FILE
 # model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
-# the attention layers random.
+# the attention layers random; they need model.backbone.norm_eval=False and
+# model.backbone.frozen_stages=-1.
 _base_ = './htc_wrn50-dcn_coco_20e.py'
 test_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -12,6 +12,7 @@ model = dict(
         attn=dict(position='flat'),
     )
 )
+custom_hooks = [dict(type='TermWeightHook')]  # the shares of Table 2
 optim_wrapper = dict(optimizer=dict(lr=0.05, nesterov=True))
 param_scheduler = [
     dict(

@@ -4,7 +4,8 @@
 # No weights of the self-attention classifier were released. To start from your own:
 # --cfg-options model.backbone.init_cfg.checkpoint=FILE
 # model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
-# the attention layers random.
+# the attention layers random; they need model.backbone.norm_eval=False and
+# model.backbone.frozen_stages=-1.
 _base_ = './mask-rcnn_r50_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

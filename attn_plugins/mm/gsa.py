@@ -18,8 +18,8 @@ class GSAStages(AttnStages):
     Args:
         depth: 18, 34, 38, 50 or 101. 38 has 2, 3, 5 and 2 bottlenecks. In the
             BasicBlock of 18 and 34 the second convolution is replaced.
-        stage_with_attn: The stages whose convolutions are replaced. With none of them
-            the network is the host's own, bit for bit.
+        stage_with_attn: The stages whose convolutions are replaced; None is all. With
+            none of them the network is the host's own, bit for bit.
         attn: Options of :class:`~attn_plugins.modules.GlobalSelfAttention`.
         rel_pos_input_size: Image size in pixels that the position tables are laid out
             for, a number or height and width. Images of any size are fine.
@@ -37,11 +37,13 @@ class GSAStages(AttnStages):
         self,
         depth: int,
         *,
-        stage_with_attn: Sequence[bool] = (True, True, True, True),
+        stage_with_attn: Sequence[bool] | None = None,
         attn: dict | None = None,
         rel_pos_input_size: int | Sequence[int] = 224,
         **kwargs,
     ) -> None:
+        if stage_with_attn is None:
+            stage_with_attn = (True,) * kwargs.get('num_stages', 4)
         super().__init__(
             depth,
             stage_with_attn=stage_with_attn,

@@ -78,10 +78,11 @@ class LESAStages(AttnStages):
         depth: 18, 34, 50, 101 or 152. In the BasicBlock of 18 and 34 the second
             convolution is replaced.
         wide: Whether the bottlenecks' kernel channels are doubled (WRN).
-        stage_with_attn: The stages whose convolutions are replaced. With none of them
-            the network is the host's own, bit for bit.
+        stage_with_attn: The stages whose convolutions are replaced; None is the third
+            and the fourth. With none of them the network is the host's own, bit for
+            bit.
         keep_first_conv: The stages among them whose first block keeps its
-            convolution. In the papers that is stage 3.
+            convolution; None is the third, as in the paper.
         attn: Options of :class:`~attn_plugins.modules.LESA2d`.
         rel_pos_input_size: Image size in pixels that the position tables are laid out
             for, a number or height and width. Images of any size are fine.
@@ -104,13 +105,18 @@ class LESAStages(AttnStages):
         depth: int,
         *,
         wide: bool = False,
-        stage_with_attn: Sequence[bool] = (False, False, True, True),
-        keep_first_conv: Sequence[bool] = (True, True, True, False),
+        stage_with_attn: Sequence[bool] | None = None,
+        keep_first_conv: Sequence[bool] | None = None,
         attn: dict | None = None,
         rel_pos_input_size: int | Sequence[int] = 1024,
         **kwargs,
     ) -> None:
-        check_stages(kwargs.get('num_stages', 4), keep_first_conv=keep_first_conv)
+        num_stages = kwargs.get('num_stages', 4)
+        if stage_with_attn is None:
+            stage_with_attn = (False, False, True, True)[:num_stages]
+        if keep_first_conv is None:
+            keep_first_conv = (True, True, True, False)[:num_stages]
+        check_stages(num_stages, keep_first_conv=keep_first_conv)
         if kwargs.get('dcn') is not None:
             check_deformable(kwargs['dcn'], depth)
             kwargs['dcn'] = dict(kwargs['dcn'])  # the host's blocks take keys out of it

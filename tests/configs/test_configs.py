@@ -145,13 +145,15 @@ CHANGES = {
     'lesa-r50_in1k': ATTENTION_RESNET
     | LAYER
     | {
+        'custom_hooks',
         'model.backbone.strides',
         'optim_wrapper.optimizer.lr',
         'optim_wrapper.optimizer.nesterov',
     },
     'sa-r50_in1k': LAYER,
+    'sa-r50-without-unary_in1k': {'custom_hooks'},
     'static-lesa-r50_in1k': LAYER,
-    'aa-r50_in1k': LAYER,
+    'aa-r50_in1k': LAYER | {'custom_hooks'},
     'lesa-wrn50_in1k': {'model.backbone.wide'},
     'sa-wrn50_in1k': LAYER | {'model.backbone.wide'},
     'gsa-r50_in1k': ATTENTION_RESNET | {'train_dataloader.batch_size'},

@@ -620,3 +620,12 @@ def test_wide_resnet_takes_torchvisions_weights(models):
     with torch.no_grad():
         expected = source.layer2(source.layer1(stem(x)))
         assert_close(backbone(x)[1], expected)
+
+
+@pytest.mark.parametrize('name', ['LESAResNet', 'GSAResNet'])
+def test_three_stages_as_in_c4_detectors(mmdet_models, name):
+    """The defaults follow `num_stages`."""
+    stages = dict(strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+    backbone = build(mmdet_models, name, num_stages=3, **stages)
+    (out,) = backbone(image())
+    assert out.shape == (2, 256, 3, 3)
