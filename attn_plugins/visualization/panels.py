@@ -93,8 +93,8 @@ def overlay(
 ) -> Figure:
     """Paints class indices over their picture, with names and a legend.
 
-    The figure is as wide as the picture is in pixels at 100 dots an inch, and 640 at
-    least, so that names have room.
+    The figure is as wide as the picture is in pixels, and 640 at least, so that names
+    have room. In larger pictures they are larger.
 
     Args:
         image: RGB picture (H, W, 3), 8-bit.
@@ -104,13 +104,16 @@ def overlay(
         opacity: How much of the picture the colours hide.
     """
     height, width = label.shape
-    inches = max(width, 640) / 100
+    dots = max(width, 640)
+    inches = 6.4 * (dots / 640) ** 0.5
     legend = _legend([Sample(label, label, label)], classes, palette)
     # Letters of 8 points are about 0.07 inches wide.
     longest = max(len(patch.get_label()) for patch in legend)
     columns = max(1, int(inches / (0.07 * longest + 0.5)))
     below = 0.19 * -(-len(legend) // columns) + 0.12
-    figure = Figure(figsize=(inches, inches * height / width + below), dpi=100)
+    figure = Figure(
+        figsize=(inches, inches * height / width + below), dpi=dots / inches
+    )
     share = below / figure.get_figheight()
     axes = figure.add_axes((0, share, 1, 1 - share))
     colours = colourise(label, palette)
