@@ -34,7 +34,7 @@ from attn_plugins.mm.launch import (
 )
 from attn_plugins.mm.prediction import Predictor, read_image, writable_folder
 from attn_plugins.mm.runs import (
-    class_table,
+    class_tables,
     config_diff,
     count_macs,
     parameter_table,
@@ -241,7 +241,7 @@ def write_classes(
         check_data(cfg, 'test')
         with tempfile.TemporaryDirectory() as folder:
             metrics = evaluate(cfg, checkpoint, folder)
-            table = class_table(folder)
+            tables = class_tables(folder)
         page.text(f'Test of {Path(checkpoint).name}:')
         page.table(
             ('metric', 'value'),
@@ -252,15 +252,17 @@ def write_classes(
             ],
         )
     else:
-        table = class_table(args.work_dir)
-    if not table:
+        tables = class_tables(args.work_dir)
+    if not tables:
         page.text(
             'No table by class in the logs. --test makes one for segmentation; COCO '
             'detection needs test_evaluator.classwise=True as well.'
         )
         return
-    header, *rows = table
-    page.table(header, rows)
+    for of, (header, *rows) in tables:
+        if of:
+            page.subheading(of)
+        page.table(header, rows)
 
 
 def evaluate(cfg: Config, checkpoint: str, folder: str) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,34 +123,40 @@ def _flat(value: Any, prefix: str = '') -> Iterator[tuple[str, str]]:
         yield prefix, repr(value)
 
 
-def class_table(folder: str | Path) -> list[list[str]]:
-    """Reads the last table of results by class from the text logs of a run.
+def class_tables(folder: str | Path) -> list[tuple[str, list[list[str]]]]:
+    """Reads the tables of results by class of the last evaluation in a run's text logs.
 
-    Segmentation logs one at every validation, COCO detection with
-    ``CocoMetric(classwise=True)``.
+    Segmentation logs one at every validation, COCO detection one for boxes and one for
+    masks, with ``CocoMetric(classwise=True)``.
 
     Returns:
-        Rows of cells, the header first; none if there is no table.
+        What each is of ('bbox', 'segm' or nothing), and its rows of cells, the header
+        first; none if there is no table.
     """
     for log in sorted(Path(folder).glob('*/*.log'), reverse=True):
-        tables = [
-            table
-            for table in _tables(log.read_text(errors='replace'))
-            if table[0][0].lower() in ('category', 'class')
-        ]
+        tables: list[tuple[str, list[list[str]]]] = []
+        # The last line of an evaluation says that all batches of it are done.
+        for part in re.split(
+            r'\((?:val|test)\) *\[ *(\d+)/\1\]', log.read_text(errors='replace')
+        ):
+            tables = list(_class_tables(part)) or tables
         if tables:
-            return tables[-1]
+            return tables
     return []
 
 
-def _tables(text: str) -> Iterator[list[list[str]]]:
+def _class_tables(text: str) -> Iterator[tuple[str, list[list[str]]]]:
     rows: list[list[str]] = []
+    of = ''
     for line in [*text.splitlines(), '']:
         if line.startswith('|'):
             rows.append([cell.strip() for cell in line.strip('| ').split('|')])
-        elif not line.startswith('+') and rows:
-            yield rows
+        elif not line.startswith('+'):
+            if rows and rows[0][0].lower() in ('category', 'class'):
+                yield of, rows
             rows = []
+            found = re.search(r'Evaluating (\w+)\.\.\.', line)
+            of = found[1] if found else of
 
 
 def parameter_table(predictor: Predictor) -> list[tuple[str, str, str]]:

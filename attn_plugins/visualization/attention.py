@@ -360,17 +360,18 @@ def axial_weights(
     height, width = x.shape[2:]
     row, column = cell(point, x.shape[2:])
     shift = layer.max_shift
+    options = dict(max_shift=shift, keep_sum=not layer.axial_content)
     of_columns = of_row = None
     if layer.rel_h is not None:
         here = q[:, :, row]  # (h, D, W)
-        keys = position_keys(layer.rel_h, height, max_shift=shift)[row]  # (D, H)
+        keys = position_keys(layer.rel_h, height, **options)[row]  # (D, H)
         of_columns = torch.einsum('hdx,dy->hyx', here, keys)
         if layer.axial_content:
             of_columns = of_columns + torch.einsum('hdx,hdyx->hyx', here, k)
             of_columns = _without_far(of_columns.mT, row, shift).softmax(-1).mT
     if layer.rel_w is not None:
         here = q[:, :, row, column]  # (h, D)
-        keys = position_keys(layer.rel_w, width, max_shift=shift)[column]  # (D, W)
+        keys = position_keys(layer.rel_w, width, **options)[column]  # (D, W)
         of_row = torch.einsum('hd,dx->hx', here, keys)
         if layer.axial_content:
             of_row = of_row + torch.einsum('hd,hdx->hx', here, k[:, :, row])

@@ -12,7 +12,7 @@ from torch import nn
 
 from attn_plugins.mm.launch import LaunchError
 from attn_plugins.mm.runs import (
-    class_table,
+    class_tables,
     config_diff,
     count_macs,
     parameter_table,
@@ -97,13 +97,28 @@ def test_config_and_checkpoint_of_a_folder(tmp_path):
     assert run_checkpoint(tmp_path) == tmp_path / 'iter_9.pth'
 
 
-def test_the_last_table_by_class(tmp_path):
-    assert class_table(tmp_path) == []
+def test_tables_by_class_of_the_last_evaluation(tmp_path):
+    assert class_tables(tmp_path) == []
     for time, logs in (('1', (10, 20)), ('2', (30, 40)), ('3', ())):
         (tmp_path / time).mkdir()
         text = ''.join(LOG.format(value) for value in logs)
         (tmp_path / time / f'{time}.log').write_text(text)
-    assert class_table(tmp_path) == [['Class', 'IoU'], ['sky', '40']]
+    assert class_tables(tmp_path) == [('', [['Class', 'IoU'], ['sky', '40']])]
+
+
+def test_boxes_and_masks_have_a_table_each(tmp_path):
+    table = '+--+\n| category | mAP |\n+--+\n| cat | {} |\n+--+\n'
+    parts = [
+        f'INFO - Evaluating {kind}...\n{table.format(value)}INFO - copypaste\n'
+        for kind, value in (('bbox', 0.1), ('segm', 0.2))
+    ]
+    text = ''.join([*parts, 'INFO - Epoch(val) [ 5/5]    coco/bbox_mAP: 0.1\n'])
+    (tmp_path / '1').mkdir()
+    (tmp_path / '1/1.log').write_text(text + text + 'INFO - Epoch(val) [1/5]\n')
+    assert class_tables(tmp_path) == [
+        ('bbox', [['category', 'mAP'], ['cat', '0.1']]),
+        ('segm', [['category', 'mAP'], ['cat', '0.2']]),
+    ]
 
 
 class Net(nn.Module):
