@@ -27,6 +27,9 @@ SETTINGS = {
     'tta_pipeline',
 } - {'cfg', 'experiment_name', 'launcher', 'work_dir'}
 ABSENT = '(not there)'
+# The last line of an evaluation says that all batches of it are done: Iter(val) [5/5],
+# or, where training counts in epochs, Epoch(val) [12][5/5].
+EVALUATED = r'\((?:val|test)\) *(?:\[ *\d+\])?\[ *(\d+)/\1\]'
 
 
 def run_config(work_dir: str | Path) -> Path:
@@ -135,10 +138,7 @@ def class_tables(folder: str | Path) -> list[tuple[str, list[list[str]]]]:
     """
     for log in sorted(Path(folder).glob('*/*.log'), reverse=True):
         tables: list[tuple[str, list[list[str]]]] = []
-        # The last line of an evaluation says that all batches of it are done.
-        for part in re.split(
-            r'\((?:val|test)\) *\[ *(\d+)/\1\]', log.read_text(errors='replace')
-        ):
+        for part in re.split(EVALUATED, log.read_text(errors='replace')):
             tables = list(_class_tables(part)) or tables
         if tables:
             return tables

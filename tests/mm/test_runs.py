@@ -108,16 +108,18 @@ def test_tables_by_class_of_the_last_evaluation(tmp_path):
 
 def test_boxes_and_masks_have_a_table_each(tmp_path):
     table = '+--+\n| category | mAP |\n+--+\n| cat | {} |\n+--+\n'
-    parts = [
-        f'INFO - Evaluating {kind}...\n{table.format(value)}INFO - copypaste\n'
-        for kind, value in (('bbox', 0.1), ('segm', 0.2))
-    ]
-    text = ''.join([*parts, 'INFO - Epoch(val) [ 5/5]    coco/bbox_mAP: 0.1\n'])
+    text = ''
+    for epoch, results in enumerate(((0.1, 0.2), (0.3, 0.4)), 1):
+        text += f'INFO - Epoch(val) [{epoch}][3/5]    eta: 0:00:01\n'
+        for kind, value in zip(('bbox', 'segm'), results, strict=True):
+            text += f'INFO - Evaluating {kind}...\n{table.format(value)}'
+            text += 'INFO - copypaste\n'
+        text += f'INFO - Epoch(val) [{epoch}][5/5]    coco/bbox_mAP: 0.1\n'
     (tmp_path / '1').mkdir()
-    (tmp_path / '1/1.log').write_text(text + text + 'INFO - Epoch(val) [1/5]\n')
+    (tmp_path / '1/1.log').write_text(text + 'INFO - Epoch(val) [3][3/5]\n')
     assert class_tables(tmp_path) == [
-        ('bbox', [['category', 'mAP'], ['cat', '0.1']]),
-        ('segm', [['category', 'mAP'], ['cat', '0.2']]),
+        ('bbox', [['category', 'mAP'], ['cat', '0.3']]),
+        ('segm', [['category', 'mAP'], ['cat', '0.4']]),
     ]
 
 
