@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from mmengine.utils import ProgressBar
 
@@ -62,11 +61,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def list_inputs(path: str) -> tuple[int, Iterator[tuple[str, str, Read]]]:
+def list_inputs(path: str) -> tuple[int | None, Iterator[tuple[str, str, Read]]]:
     """Lists what there is to predict.
 
     Returns:
-        How many, and of each: name of its output, of its file, and its reader.
+        How many (None for a video that does not say), and of each: name of its output,
+        of its file, and its reader.
     """
     if is_video(path):
         count, frames = video_frames(path)
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> list[str]:
     if args.checkpoint:
         check_checkpoint(args.checkpoint)
     writable_folder(args.out)
-    if count == 1:  # nothing to gain from building the model for a broken image
+    if count == 1 and not is_video(args.input):
+        # Nothing to gain from building the model for a broken image.
         name, source, read = next(inputs)
         inputs = iter([(name, source, partial(_unchanged, read()))])
     predictor = Predictor(cfg, args.checkpoint, args.device)
@@ -106,15 +107,17 @@ def run(args: argparse.Namespace) -> list[str]:
         print(UNTRAINED)
     writer = ResultWriter(args.out, predictor, args.score_thr)
     failed, done = [], 0
-    bar = ProgressBar(count, file=sys.stdout) if count > 1 else None
+    # Without a total it counts.
+    bar = None if count == 1 else ProgressBar(count or 0, file=sys.stdout)
     try:
         for name, source, read in inputs:
             try:
                 image = read()
                 writer.add(name, image, predictor.predict(image), source)
                 done += 1
-            except (ValueError, RuntimeError, OSError, cv2.error) as error:
-                failed.append(f'{source}: {str(error).splitlines()[0]}')
+            except Exception as error:  # the hosts raise errors of any kind
+                reason = str(error).strip() or type(error).__name__
+                failed.append(f'{source}: {reason.splitlines()[0]}')
             if bar:
                 bar.update()
     finally:  # an interrupted run leaves what it has done in order

@@ -89,17 +89,29 @@ def click(image: np.ndarray) -> tuple[float, float]:
     return point
 
 
+def list_layers(predictor: Predictor) -> None:
+    """Prints the layers of a model that there are maps of."""
+    try:
+        layers = attention_layers(predictor.model)
+    except ValueError as error:
+        raise LaunchError(str(error)) from None
+    for name, layer in layers.items():
+        print(f'{name}  {type(layer).__name__}')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.num_slots < 1:
+        raise LaunchError(f'--num-slots must be positive, got {args.num_slots}')
     image = read_image(args.image)
     cfg = read_config(args.config, args.cfg_options)
     if args.checkpoint:
         check_checkpoint(args.checkpoint)
-    out = writable_folder(args.out)
+    if not args.list:
+        writable_folder(args.out)
     predictor = Predictor(cfg, args.checkpoint, args.device)
     if args.list:
-        for name, layer in attention_layers(predictor.model).items():
-            print(f'{name}  {type(layer).__name__}')
+        list_layers(predictor)
         return
     points = [click(image)] if args.click else args.point
     found = attention_of(
@@ -125,14 +137,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(note)
         page.text(note)
     for name, figure, description in draw_sheets(found, warning):
-        path = out / f'{name}.png'
+        path = Path(args.out) / f'{name}.png'
         figure.savefig(path, dpi=110)
         print(f'{path}  {description}')
         page.heading(name)
         page.text(description)
         page.picture(figure, f'{name}: {description}')
-    page.write(out / 'index.html')
-    print(f'wrote {out / "index.html"}')
+    path = Path(args.out) / 'index.html'
+    page.write(path)
+    print(f'wrote {path}')
 
 
 if __name__ == '__main__':

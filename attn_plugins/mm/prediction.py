@@ -138,11 +138,12 @@ def list_images(path: str | Path) -> list[Path]:
     return images
 
 
-def video_frames(path: str | Path) -> tuple[int, Iterator[np.ndarray]]:
+def video_frames(path: str | Path) -> tuple[int | None, Iterator[np.ndarray]]:
     """Opens a video.
 
     Returns:
-        How many frames it says it has, and those that can be read, BGR.
+        How many frames it says it has, None if it does not say, and those that can be
+        read, BGR.
 
     Raises:
         LaunchError: If there is none, or none of its frames can be read.
@@ -163,7 +164,9 @@ def video_frames(path: str | Path) -> tuple[int, Iterator[np.ndarray]]:
             found, frame = video.read()
         video.release()
 
-    return max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 1), frames()
+    # Streams say 0, or something negative.
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    return count if count > 0 else None, frames()
 
 
 class Predictor:

@@ -115,6 +115,53 @@ def test_predict_video(checkpoint, tmp_path):
     assert np.asarray(Image.open(masks[0])).shape == (60, 80)
 
 
+def test_a_video_that_does_not_say_how_long_it_is(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    class Stream:
+        said = 0
+
+        def __init__(self, path):
+            self.frames = iter([draw(0), draw(1), draw(2)])
+
+        def read(self):
+            frame = next(self.frames, None)
+            return frame is not None, frame
+
+        def get(self, which):
+            return Stream.said
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, 'VideoCapture', Stream)
+    video = tmp_path / 'clip.mp4'
+    video.touch()
+    for said in (0, -9, 1):  # the last is wrong
+        Stream.said = said
+        out = tmp_path / f'out{said}'
+        predict.main([str(video), CONFIG, checkpoint, '--out', str(out)])
+        assert len(list((out / 'masks').iterdir())) == 3
+        printed = capsys.readouterr().out
+        assert '3 predicted' in printed
+        assert ('completed: 3' in printed) == (said != 1)
+
+
+def test_a_folder_goes_on_after_any_error(folder, tmp_path, monkeypatch):
+    errors = [AssertionError(), KeyError('img'), TypeError('\nfirst line\nsecond')]
+    monkeypatch.setattr(
+        Predictor, 'predict', lambda self, image: (_ for _ in ()).throw(errors.pop(0))
+    )
+    with pytest.raises(LaunchError) as caught:
+        predict.main([str(folder), CONFIG, '--out', str(tmp_path / 'out')])
+    assert str(caught.value).splitlines() == [
+        '3 failed:',
+        '  a.jpg: AssertionError',
+        "  a.png: 'img'",
+        '  c.png: first line',
+    ]
+
+
 def test_predict_without_checkpoint_says_so(image, tmp_path, capsys):
     predict.main([image, CONFIG, '--out', str(tmp_path / 'out')])
     assert UNTRAINED in capsys.readouterr().out
@@ -190,8 +237,19 @@ def test_untrained_attention_says_so(image, tmp_path, capsys):
 
 
 def test_layers_are_listed(image, tmp_path, capsys):
-    visualize_attention.main([image, CONFIG, '--out', str(tmp_path), '--list'])
+    out = tmp_path / 'out'
+    visualize_attention.main([image, CONFIG, '--out', str(out), '--list'])
     assert capsys.readouterr().out == 'decode_head.attn  ExternalAttention2d\n'
+    assert not out.exists()
+
+
+def test_a_model_without_layers_has_none_to_list(image, tmp_path):
+    plain = tmp_path / 'plain.py'
+    head = "_delete_=True, type='FCNHead', in_channels=512, channels=8, num_classes=15"
+    model = f'dict(decode_head=dict({head}))'
+    plain.write_text(f'_base_ = {CONFIG!r}\nmodel = {model}\n')
+    with pytest.raises(LaunchError, match='has none of the layers'):
+        visualize_attention.main([image, str(plain), '--out', str(tmp_path), '--list'])
 
 
 @pytest.mark.parametrize(
@@ -200,6 +258,7 @@ def test_layers_are_listed(image, tmp_path, capsys):
         (['nope.jpg', CONFIG], 'there is no image nope.jpg'),
         (['IMAGE', CONFIG, 'nope.pth'], 'there is no checkpoint nope.pth'),
         (['IMAGE', CONFIG, '--layers', 'decode_head'], 'layers are: decode_head.attn'),
+        (['IMAGE', CONFIG, '--num-slots', '0'], '--num-slots must be positive, got 0'),
         (['IMAGE', CONFIG, '--slots', '64'], r'slots must lie in \[0, 64\), got 64'),
         (['IMAGE', CONFIG, '--point', '80', '5'], '80 5 is not in the image'),
         (['IMAGE', CONFIG, '--click'], '--click needs a display'),
