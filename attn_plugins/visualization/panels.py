@@ -34,10 +34,24 @@ class Sample(NamedTuple):
 
 
 def colourise(label: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Turns class indices (H, W) into an RGB picture (H, W, 3)."""
-    table = np.tile(np.uint8(UNLABELLED_COLOUR), (256, 1))
+    """Turns class indices (H, W) into an RGB picture (H, W, 3).
+
+    What the palette has no colour for, such as `UNLABELLED`, is white.
+    """
+    # The last row is that of the index -1.
+    table = np.tile(np.uint8(UNLABELLED_COLOUR), (max(len(palette), 256) + 1, 1))
     table[: len(palette)] = palette
     return table[label]
+
+
+def _classes_of(label: np.ndarray, count: int, *, truth: bool = False) -> np.ndarray:
+    """Gives what is unlabelled the index -1.
+
+    A prediction always says something: of more than 255 classes, one has the index
+    `UNLABELLED`.
+    """
+    label = label.astype(int)
+    return np.where((label == UNLABELLED) & (truth or count <= UNLABELLED), -1, label)
 
 
 def prediction_panels(
@@ -54,9 +68,18 @@ def prediction_panels(
     Args:
         samples: The rows.
         classes: Names of the classes, by index.
-        palette: RGB colours of the classes, by index, 0 to 255.
+        palette: RGB colours of the classes, by index, each 0 to 255.
         width: Width of the figure in inches.
     """
+    count = len(classes)
+    samples = [
+        Sample(
+            sample.image,
+            _classes_of(sample.truth, count, truth=True),
+            _classes_of(sample.prediction, count),
+        )
+        for sample in samples
+    ]
     aspects = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
     figure = Figure(
         figsize=(width, width / 3 * sum(aspects) + 0.9), layout='constrained'
@@ -98,11 +121,12 @@ def overlay(
 
     Args:
         image: RGB picture (H, W, 3), 8-bit.
-        label: Class indices (H, W).
+        label: Class indices (H, W), of a prediction.
         classes: Names of the classes, by index.
-        palette: RGB colours of the classes, by index, 0 to 255.
+        palette: RGB colours of the classes, by index, each 0 to 255.
         opacity: How much of the picture the colours hide.
     """
+    label = _classes_of(label, len(classes))
     height, width = label.shape
     dots = max(width, 640)
     inches = 6.4 * (dots / 640) ** 0.5
@@ -145,7 +169,7 @@ def _name_regions(axes: Axes, label: np.ndarray, classes: Sequence[str]) -> None
     outline = [withStroke(linewidth=2, foreground='white')]
     # A name is wide: in a picture this much narrower it needs as much room both ways.
     squeeze = 4
-    for index in np.setdiff1d(label, [UNLABELLED]):
+    for index in np.setdiff1d(label, [-1]):
         inside = np.pad(label[:, ::squeeze] == index, 1).astype(np.uint8)
         depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         _, room, _, (x, y) = cv2.minMaxLoc(depth)
@@ -158,12 +182,13 @@ def _name_regions(axes: Axes, label: np.ndarray, classes: Sequence[str]) -> None
 def _legend(
     samples: Sequence[Sample], classes: Sequence[str], palette: Sequence[Colour]
 ) -> list[Patch]:
-    shown = np.unique([index for sample in samples for index in np.unique(sample[1:])])
+    shown = {index for sample in samples for index in np.unique(sample[1:]).tolist()}
     return [
         Patch(
-            label='unlabelled' if index == UNLABELLED else classes[index],
+            label='unlabelled' if index == -1 else classes[index],
             facecolor=colourise(index, palette) / 255,
             edgecolor='0.5',
         )
-        for index in shown
+        # What is unlabelled comes last.
+        for index in sorted(shown, key=lambda index: (index == -1, index))
     ]

@@ -150,9 +150,9 @@ def test_masks_of_many_classes_have_16_bits(predictors, image, tmp_path, monkeyp
     sample = segmentor.predict(image)
     sample.pred_sem_seg.data[...] = 299
     writer = ResultWriter(tmp_path, segmentor)
-    monkeypatch.setattr(segmentor, 'paint', lambda image, *_: image)
     writer.add('first', image, sample)
     assert np.unique(np.asarray(Image.open(tmp_path / 'masks/first.png'))) == [299]
+    assert cv2.imread(str(tmp_path / 'vis/first.png')).shape[1] == 640
 
 
 def test_classes_come_best_first(predictors, image, tmp_path):

@@ -73,6 +73,24 @@ def test_legend_lists_what_is_shown(sample):
     np.testing.assert_allclose(colour, np.array(PALETTE[1]) / 255)
 
 
+def test_a_class_of_the_index_of_unlabelled():
+    """Of more than 255 classes: unlabelled in truth, a class in a prediction."""
+    names = [f'c{index}' for index in range(300)]
+    palette = [(index % 256, index // 256, 9) for index in range(300)]
+    truth = np.full((40, 60), UNLABELLED)
+    prediction = np.repeat([[255], [299]], 20, axis=0) * np.ones((1, 60), int)
+    sample = Sample(np.zeros((40, 60, 3), np.uint8), truth, np.uint16(prediction))
+    figure = prediction_panels([sample], names, palette)
+    drawn = [axes.images[0].get_array()[[0, 39], 0] for axes in figure.axes[1:]]
+    assert drawn[0].tolist() == [[255, 255, 255]] * 2
+    assert drawn[1].tolist() == [[255, 0, 9], [43, 1, 9]]
+    assert [texts(axes) for axes in figure.axes[1:]] == [[], ['c255', 'c299']]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ['c255', 'c299', 'unlabelled']
+    figure = overlay(sample.image, prediction, names, palette, opacity=1)
+    assert rendered(figure)[0, 0].tolist() == [255, 0, 9]
+
+
 @pytest.mark.parametrize('rows', [1, 3])
 def test_figure_grows_by_rows_of_the_pictures_shape(sample, rows):
     figure = prediction_panels([sample] * rows, CLASSES, PALETTE, width=6)
