@@ -150,14 +150,18 @@ def find_images(args: argparse.Namespace, cfg: Config) -> tuple[list[Shown], str
         return [Shown(Path(f).name, read_image(f)) for f in args.images], ''
     try:
         check_data(cfg, 'test')
+        root = cfg.test_dataloader.dataset.get('data_root') or '.'
+        found = '://' in root or Path(root).exists()
     except LaunchError:
+        found = False
+    if not found:  # some data sets would be downloaded then
         return [], (
             'The test data set is not where the config expects it; name its folder '
             'with --data-root, or images with --images.'
         )
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    found = []
+    images = []
     for index in range(min(args.num_images, len(dataset))):
         info = dataset.get_data_info(index)
         truth = None
@@ -168,9 +172,19 @@ def find_images(args: argparse.Namespace, cfg: Config) -> tuple[list[Shown], str
             names = dataset.metainfo.get('classes')
             label = int(np.ravel(info['gt_label'])[0])
             truth = names[label] if names else f'class {label}'
-        path = info['img_path']
-        found.append(Shown(Path(path).name, read_image(path), truth))
-    return found, ''
+        if 'img_path' in info:
+            name, image = Path(info['img_path']).name, read_image(info['img_path'])
+        else:  # an array, as of CIFAR
+            name, image = f'test image {index}', _bgr(np.asarray(info['img']))
+        images.append(Shown(name, image, truth))
+    return images, ''
+
+
+def _bgr(image: np.ndarray) -> np.ndarray:
+    """Turns RGB or grey into BGR, for data sets of arrays."""
+    if image.ndim == 2:
+        image = np.stack([image] * 3, axis=2)
+    return np.ascontiguousarray(image[..., ::-1])
 
 
 def write_config(page: Page, cfg: Config, args: argparse.Namespace, path: Path) -> None:

@@ -186,6 +186,8 @@ class Predictor:
         classes: Names of the classes, by index.
         palette: RGB colours of the classes, by index.
         trained: Whether a checkpoint was loaded.
+        takes_rgb: Whether the test pipeline begins with an array, RGB as those of CIFAR
+            are; files are read as BGR.
         model: The model, in eval mode.
     """
 
@@ -206,6 +208,7 @@ class Predictor:
             )
         if not cfg.get('test_dataloader'):
             raise LaunchError('the config has no test_dataloader, hence no pipeline')
+        self.takes_rgb = not _begins_with_a_file(cfg.test_dataloader.dataset.pipeline)
         cfg = cfg.copy()
         # No back end: it would write files, or need TensorBoard.
         cfg.visualizer = dict(type=VISUALIZER[host])
@@ -237,6 +240,8 @@ class Predictor:
         Returns:
             The host's data sample, on the CPU.
         """
+        if self.takes_rgb:
+            image = np.ascontiguousarray(image[..., ::-1])
         (batch,) = self.inferencer.preprocess([image], batch_size=1)
         if self.host == 'mmdet':  # which hands the images on as well
             batch = batch[1]
@@ -300,7 +305,8 @@ class Predictor:
             pixels = pixels * std + mean
         # Each host has its own name for it.
         names = ('to_rgb', 'channel_conversion', '_channel_conversion')
-        if not any(getattr(preprocessor, name, False) for name in names):
+        swapped = any(getattr(preprocessor, name, False) for name in names)
+        if swapped == self.takes_rgb:
             pixels = pixels.flip(0)
         pixels = pixels.round().clamp(0, 255).permute(1, 2, 0)
         return pixels.to(torch.uint8).cpu().numpy()
@@ -353,6 +359,12 @@ def _build(host: str, cfg: Config, device: str | None) -> Any:
 
     device = device or get_device()
     return ImageClassificationInferencer(cfg, pretrained=False, device=device)
+
+
+def _begins_with_a_file(pipeline: Sequence[dict]) -> bool:
+    kind = pipeline[0]['type'] if pipeline else ''
+    name = kind if isinstance(kind, str) else kind.__name__
+    return name.rsplit('.', 1)[-1].startswith('Load')
 
 
 def _class_count(model: nn.Module) -> int:

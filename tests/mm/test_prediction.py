@@ -191,11 +191,32 @@ def test_attention_lies_over_what_the_network_got(predictors, image, task):
 
 def test_a_network_that_gets_bgr_is_shown_in_rgb():
     class Stub:
+        takes_rgb = False
+
         class model:  # noqa: N801
             data_preprocessor = None
 
     shown = Predictor.shown(Stub, torch.tensor([250.0, 100, 0]).view(3, 1, 1))
     assert shown.tolist() == [[[0, 100, 250]]]
+
+
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_arrays_of_data_sets_are_rgb(repo, image, tmp_path, to_rgb):
+    """As those of CIFAR are, whose test pipeline does not begin with a file."""
+    path = tmp_path / 'cifar.py'
+    path.write_text(
+        CLASSIFIER.replace("    dict(type='LoadImageFromFile'),\n", '')
+        + f'data_preprocessor = dict(mean=[0] * 3, std=[1] * 3, to_rgb={to_rgb})\n'
+    )
+    predictor = Predictor(read_config(str(path)))
+    got = []
+    predictor.model.backbone.register_forward_pre_hook(
+        lambda module, args: got.append(args[0])
+    )
+    found = attention_of(predictor, image)
+    top = got[0][0, :, 4].mean(-1).tolist()  # blue
+    assert top == pytest.approx([250, 0, 0] if to_rgb else [0, 0, 250])
+    np.testing.assert_allclose(found.image[4].mean(0), [0, 0, 250])
 
 
 def test_attention_errors_are_one_line(predictors, image):

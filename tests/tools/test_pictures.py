@@ -434,3 +434,39 @@ def test_report_bad_input(arguments, expected, run):
     arguments = [argument.replace('RUN', str(run)) for argument in arguments]
     with pytest.raises(LaunchError, match=expected):
         report.main(arguments)
+
+
+def test_report_of_a_data_set_of_arrays(tmp_path):
+    """As CIFAR, which has no files, and would be downloaded."""
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.datasets import BaseDataset
+    from mmpretrain.registry import DATASETS
+
+    class Arrays(BaseDataset):
+        def load_data_list(self):
+            red = np.full((32, 32, 3), (250, 0, 0), np.uint8)
+            return [dict(img=red, gt_label=1), dict(img=red[..., 0], gt_label=0)]
+
+    dataset = dict(
+        type='Arrays',
+        ann_file='',
+        metainfo=dict(classes=('cat', 'dog')),
+        pipeline=[dict(type='PackInputs')],
+        data_root=str(tmp_path),
+    )
+    cfg = Config(
+        dict(default_scope='mmpretrain', test_dataloader=dict(dataset=dataset))
+    )
+    DATASETS.register_module(module=Arrays)
+    try:
+        args = report.parse_args(['RUN'])
+        images, missing = report.find_images(args, cfg)
+        assert missing == ''
+        assert [shown.name for shown in images] == ['test image 0', 'test image 1']
+        assert [shown.truth for shown in images] == ['dog', 'cat']
+        assert images[0].image[0, 0].tolist() == [0, 0, 250]  # BGR
+        assert images[1].image[0, 0].tolist() == [250] * 3
+        cfg.test_dataloader.dataset.data_root = str(tmp_path / 'nope')
+        assert '--data-root' in report.find_images(args, cfg)[1]
+    finally:
+        DATASETS._module_dict.pop('Arrays')
