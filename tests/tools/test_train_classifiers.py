@@ -1,4 +1,5 @@
-"""Classifiers at reduced size learn a drawn image set, validate and resume."""
+"""Classifiers at reduced size learn a drawn image set, validate, resume, and start
+detectors."""
 
 import json
 import os
@@ -9,9 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip('mmpretrain')
+from mmengine.registry import init_default_scope
+from torch.testing import assert_close
+
+import attn_plugins  # noqa: F401 (registers the detectors' backbones)
+from attn_plugins.functional import resize_table
+from attn_plugins.mm import resnet
 
 REPO = Path(__file__).resolve().parents[2]
 COLOURS = dict(
@@ -167,3 +175,67 @@ def test_testing_gives_the_last_accuracy(trained, config, tmp_path):
     output = run('test.py', config, checkpoint, '--work-dir', tmp_path)
     accuracy = [r['accuracy/top1'] for r in scalars(trained) if 'accuracy/top1' in r]
     assert f'accuracy/top1: {accuracy[-1]:.4f}' in output
+
+
+# For each classifier: the detectors' backbone, and the parts of tensors' names that the
+# classifier has none of, or of other channels: its tables are of the flat form.
+DETECTORS = {
+    'lesa-r50_in1k': ('LESAResNet', {'rel_h', 'rel_w', 'similarity_norm', 'out_norm'}),
+    'gsa-r50_in1k': ('GSAResNet', set()),
+}
+
+
+@pytest.mark.filterwarnings('ignore:the checkpoint was laid out')
+@pytest.mark.parametrize('config', DETECTORS, indirect=True)
+def test_it_starts_a_detector(trained, request, monkeypatch):
+    """Every tensor that both have is taken, and one line says which are not."""
+    registry = pytest.importorskip('mmdet').registry.MODELS
+    init_default_scope('mmdet')
+    said = []
+    monkeypatch.setattr(resnet, 'print_log', lambda text, **options: said.append(text))
+    backbone_type, fresh = DETECTORS[request.node.callspec.params['config']]
+    checkpoint = str(trained / f'epoch_{EPOCHS}.pth')
+    backbone = registry.build(
+        dict(
+            type=backbone_type,
+            depth=18,
+            base_channels=16,
+            stem_channels=64,  # mmpretrain's, whatever base_channels
+            rel_pos_input_size=96,
+            init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.'),
+        )
+    )
+    backbone.init_weights()
+
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    given = {
+        key.removeprefix('backbone.'): tensor
+        for key, tensor in weights.items()
+        if key.startswith('backbone.')
+    }
+    own = backbone.state_dict()
+    new = {key for key in own if fresh & set(key.split('.'))}
+    resized = {key for key in own if key.endswith(('rel_h', 'rel_w'))} - new
+    for key in own.keys() - new - resized:
+        assert torch.equal(own[key], given[key]), key
+    counted = {key for key in own if 'num_batches' not in key}
+    new &= counted
+    for key in new:
+        assert key not in given or own[key].shape != given[key].shape, key
+    for key in resized:
+        assert own[key].shape != given[key].shape
+        size = (len(own[key]) + 1) // 2
+        assert_close(own[key], resize_table(given[key], size, keep_sum=True))
+
+    if not fresh:  # GSA: all is taken, and there is nothing to say
+        assert resized
+        assert said == []
+        return
+    (line,) = said
+    taken = f'{len(counted - new)} of the {len(counted)} tensors'
+    assert line.startswith(f'{taken} of the backbone loaded; new: ')
+    listed = line.partition('; new: ')[2].partition('; not used: ')
+    parts = {entry.partition(' (')[0] for entry in listed[0].split(', ')}
+    assert parts == {key.split('.', 2)[2] for key in new}
+    assert listed[2].startswith('conv2.context.rel (')
+    assert ', ' not in listed[2]
