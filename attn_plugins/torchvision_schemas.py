@@ -6,6 +6,7 @@ build and torchvision's only wheel is the one for CUDA. mmpretrain needs the Pyt
 alone.
 """
 
+import sys
 from typing import NoReturn
 
 import torch
@@ -23,22 +24,37 @@ def declare_schemas() -> None:
     Nothing happens where torchvision works, is not there, or fails for another reason.
     The attempt decides, since torchvision has its own ways to find its library, which
     must be the one to declare the operators if it loads: a namespace is taken once.
+    No fault of torchvision's leaves this: who imports it next gets to see it.
     """
     global _library
+    if 'torchvision' not in sys.modules:
+        _forget_torchvision()  # what an import that failed before has left
     try:
         import torchvision  # noqa: F401
-    except ImportError:
-        return
     except RuntimeError as error:
         if 'torchvision::nms does not exist' not in str(error):
             return
+    except Exception:  # a release for another torch raises AttributeError, ...
+        return
     else:
         return
+    _forget_torchvision()
     _library = torch.library.Library('torchvision', 'FRAGMENT')
     for name in OPERATORS:
         _library.define(f'{name}{SIGNATURE}')
         for device in ('CPU', 'CUDA'):
             _library.impl(name, _refuse, device)
+
+
+def _forget_torchvision() -> None:
+    """Drops modules of a failed import, so that the next one starts anew.
+
+    Python drops the package and keeps its submodules, but does not make them attributes
+    of the package that is imported next; ``import torchvision.extension`` in there, as
+    releases to 0.27 have it, then finds no ``torchvision.extension``.
+    """
+    for name in [n for n in sys.modules if n.partition('.')[0] == 'torchvision']:
+        del sys.modules[name]
 
 
 def _refuse(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> NoReturn:

@@ -15,6 +15,16 @@ import torch
 for name in ('nms', 'qnms'):
     torch.library.register_fake(f'torchvision::{name}')(lambda dets, scores, _: dets)
 """
+# The same in releases to 0.27: what their package needs first is a submodule, which
+# stays in `sys.modules` when the import of the package fails.
+OLD_RELEASE = {
+    '__init__': 'from torchvision import _meta_registrations',
+    'extension': 'def _has_ops(): return False',
+    '_meta_registrations': (
+        'import torchvision.extension\n'
+        f'assert not torchvision.extension._has_ops()\n{NEEDS_OPERATORS}'
+    ),
+}
 HAS_OPERATORS = """
 import torch
 library = torch.library.Library('torchvision', 'DEF')
@@ -29,10 +39,13 @@ def check(tmp_path):
 
     def run(code, torchvision, mmpretrain='', hidden=('mmengine', 'mmseg', 'mmdet')):
         fakes = {'torchvision': torchvision, 'mmpretrain': mmpretrain}
-        for name, source in fakes.items():
-            if source is not None:
-                (tmp_path / name).mkdir()
-                (tmp_path / name / '__init__.py').write_text(source)
+        for package, files in fakes.items():
+            if files is not None:
+                (tmp_path / package).mkdir()
+            if isinstance(files, str):
+                files = {'__init__': files}
+            for name, source in (files or {}).items():
+                (tmp_path / package / f'{name}.py').write_text(source)
         hide = f'import sys; sys.modules.update(dict.fromkeys({hidden!r}))\n'
         result = subprocess.run(
             [sys.executable, '-W', 'ignore', '-c', hide + textwrap.dedent(code)],
@@ -67,7 +80,8 @@ def test_operators_are_declared_and_say_that_they_are_not_compiled(check):
     )
 
 
-def test_after_an_import_that_failed(check):
+@pytest.mark.parametrize('release', [NEEDS_OPERATORS, OLD_RELEASE])
+def test_after_an_import_that_failed(check, release):
     check(
         """
         try:
@@ -78,7 +92,18 @@ def test_after_an_import_that_failed(check):
         else:
             raise AssertionError
         """,
-        torchvision=NEEDS_OPERATORS,
+        torchvision=release,
+    )
+
+
+def test_older_releases(check):
+    check(
+        """
+        import attn_plugins, torchvision
+        assert attn_plugins.torchvision_schemas._library is not None
+        assert not torchvision.extension._has_ops()
+        """,
+        torchvision=OLD_RELEASE,
     )
 
 
@@ -109,7 +134,12 @@ def test_operators_that_load_are_left_alone(check, first):
 
 @pytest.mark.parametrize(
     'fault',
-    ['RuntimeError("different CUDA major versions")', 'ImportError("no PIL")'],
+    [
+        'RuntimeError("different CUDA major versions")',
+        'ImportError("no PIL")',
+        'AttributeError("module torch has no attribute x")',
+        'AssertionError("Unexpected CUDA version")',
+    ],
 )
 def test_other_faults_of_torchvision_are_left_alone(check, fault):
     check(
