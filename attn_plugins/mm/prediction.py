@@ -17,12 +17,12 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..registration import missing_modules
-from ..visualization import overlay, rendered
+from ..visualization import captioned, overlay, rendered
 from .launch import LaunchError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -32,6 +32,7 @@ VISUALIZER = {
     'mmpretrain': 'UniversalVisualizer',
     'mmseg': 'SegLocalVisualizer',
 }
+SMALLEST = 320  # pixels of the longer side of a painted classification
 # What inference does not run: a checkpoint may have it or not.
 NOT_RUN = ('auxiliary_head.', 'data_preprocessor.')
 
@@ -249,10 +250,11 @@ class Predictor:
         return sample.cpu()
 
     def paint(self, image: np.ndarray, sample: Any, score: float = 0.3) -> np.ndarray:
-        """Draws a prediction over its image: boxes, masks and classes as the host does.
+        """Draws a prediction over its image: boxes and masks as the host does.
 
-        Class maps are drawn here: the host's names run out of the picture, white on any
-        colour.
+        Class maps and classes are drawn here: the hosts' names run out of the picture.
+        A classified image gets its five best classes below it, and is enlarged if it is
+        small.
 
         Args:
             image: BGR ``(H, W, 3)``, 8-bit.
@@ -260,20 +262,22 @@ class Predictor:
             score: Lowest score of a detection that is drawn.
 
         Returns:
-            RGB ``(H, W, 3)``, 8-bit.
+            RGB ``(H, W, 3)``, 8-bit; of another size, unless boxes are drawn.
         """
         rgb = np.ascontiguousarray(image[..., ::-1])
         if self.host == 'mmpretrain':
-            return self._visualizer.visualize_cls(
-                rgb, sample, self.classes, draw_gt=False
-            )
+            lines = [
+                f'{100 * score:.1f} %  {self.classes[index]}'
+                for index, score in best_classes(sample)
+            ]
+            return captioned(_enlarged(rgb), lines)
         if self.host == 'mmseg':
             label = sample.pred_sem_seg.data[0].numpy()
             return rendered(overlay(rgb, label, self.classes, self.palette))
-        self._visualizer.add_datasample(
+        self.inferencer.visualizer.add_datasample(
             'prediction', rgb, sample, draw_gt=False, pred_score_thr=score
         )
-        return self._visualizer.get_image()
+        return self.inferencer.visualizer.get_image()
 
     def attend_to_whole_images(self) -> bool:
         """Lets a segmentor take images whole, as maps over crops would be in pieces.
@@ -322,10 +326,25 @@ class Predictor:
             palette = np.random.default_rng(0).integers(40, 256, (len(classes), 3))
         self.classes = tuple(map(str, classes))
         self.palette = [tuple(map(int, colour)) for colour in palette]
-        self._visualizer = self.inferencer.visualizer
-        if self.host == 'mmpretrain':  # whose inferencer makes one when it draws
-            self._visualizer = VISUALIZERS.get(f'{self.host}.{VISUALIZER[self.host]}')()
-        self._visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
+        if self.host == 'mmdet':  # the others' predictions are drawn here
+            self.inferencer.visualizer.dataset_meta = dict(
+                classes=self.classes, palette=self.palette
+            )
+
+
+def best_classes(sample: Any) -> list[tuple[int, float]]:
+    """Lists the five best classes of a classified image, best first, with scores."""
+    scores = sample.pred_score
+    best = scores.topk(min(5, len(scores)))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    scale = SMALLEST / max(image.shape[:2])
+    if scale <= 1:
+        return image
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 @contextlib.contextmanager

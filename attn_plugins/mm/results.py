@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..visualization import UNTRAINED, captioned
 from .launch import LaunchError
-from .prediction import Predictor, writable_folder
+from .prediction import Predictor, best_classes, writable_folder
 
 
 class ResultWriter:
@@ -24,7 +25,10 @@ class ResultWriter:
       encoded. A category id is the class index plus 1; COCO's own ids have gaps.
     * ``masks/NAME.png`` with the class index of every pixel (of 8 bits with a palette,
       of 16 from 256 classes on), and ``classes.json``.
-    * ``classification.json``: classes with their scores, best first.
+    * ``classification.json``: of every image, classes with scores, best first.
+
+    Each JSON file says under ``trained`` whether a checkpoint was loaded. If not, a
+    line below each picture says so, too.
 
     Args:
         folder: Where to write; it is made.
@@ -64,6 +68,8 @@ class ResultWriter:
                 there is no file for.
         """
         painted = self.predictor.paint(image, sample, self.score)
+        if not self.predictor.trained:
+            painted = captioned(painted, warning=UNTRAINED)
         path = self.pictures / f'{name}.png'
         if not cv2.imwrite(str(path), np.ascontiguousarray(painted[..., ::-1])):
             raise LaunchError(f'cannot write {path}')
@@ -90,21 +96,23 @@ class ResultWriter:
             categories = [
                 dict(id=index, name=name) for index, name in enumerate(classes, 1)
             ]
-            content: object = dict(
+            content: dict = dict(
                 images=self._images, categories=categories, annotations=self._entries
             )
             path = self.folder / 'detections.json'
         elif self.predictor.task == 'segmentation':
-            content = [
-                dict(index=index, name=name, colour=colour)
-                for index, (name, colour) in enumerate(
-                    zip(classes, self.predictor.palette, strict=False)
-                )
-            ]
+            colours = zip(classes, self.predictor.palette, strict=False)
+            content = dict(
+                classes=[
+                    dict(index=index, name=name, colour=colour)
+                    for index, (name, colour) in enumerate(colours)
+                ]
+            )
             path = self.folder / 'classes.json'
         else:
-            content = self._entries
+            content = dict(images=self._entries)
             path = self.folder / 'classification.json'
+        content = dict(trained=self.predictor.trained, **content)
         path.write_text(json.dumps(content, indent=1) + '\n')
         return path
 
@@ -151,12 +159,8 @@ class ResultWriter:
         picture.save(self.masks / f'{name}.png')
 
     def _add_classes(self, source: str, sample: Any) -> None:
-        scores = sample.pred_score
-        best = scores.topk(min(5, len(scores)))
         ranked = [
             dict(label=index, name=self.predictor.classes[index], score=score)
-            for score, index in zip(
-                best.values.tolist(), best.indices.tolist(), strict=True
-            )
+            for index, score in best_classes(sample)
         ]
         self._entries.append(dict(file_name=source, best=ranked))

@@ -13,7 +13,15 @@ from .attention import (
 )
 from .curves import main_metrics, read_run, read_scalars, series, training_curves
 from .pages import Page, png_bytes
-from .panels import Sample, colourise, overlay, prediction_panels, rendered
+from .panels import (
+    Sample,
+    caption,
+    captioned,
+    colourise,
+    overlay,
+    prediction_panels,
+    rendered,
+)
 from .recording import AttentionRecorder, Recording, attention_layers
 from .sheets import UNTRAINED, attention_sheet, gate_overview
 
@@ -28,6 +36,8 @@ __all__ = [
     'attention_layers',
     'attention_sheet',
     'axial_weights',
+    'caption',
+    'captioned',
     'colourise',
     'content_weights',
     'describe',

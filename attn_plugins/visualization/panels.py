@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+WARNING_COLOUR = '#b34700'
+# Narrower pictures leave no room for a caption.
+NARROWEST = 320
 UNLABELLED = 255
 UNLABELLED_COLOUR = (255, 255, 255)
 
@@ -155,6 +159,61 @@ def overlay(
         borderaxespad=0.1,
     )
     return figure
+
+
+def caption(width: int, lines: Sequence[str] = (), warning: str = '') -> Figure:
+    """Writes lines on a strip that is to stand below a picture.
+
+    Letters grow with the picture, more slowly than it.
+
+    Args:
+        width: Width of the strip in pixels, at least :data:`NARROWEST`.
+        lines: The lines; long ones are wrapped.
+        warning: A line that nobody may miss, below them.
+    """
+    dots = 100 * max(width / 640, 1) ** 0.5
+    inches = width / dots
+    # Letters of 8 points are about 0.07 inches wide, bold ones 0.08.
+    rows = [
+        (row, 'black', 'normal')
+        for line in lines
+        for row in textwrap.wrap(line, int((inches - 0.1) / 0.07))
+    ]
+    rows += [
+        (row, WARNING_COLOUR, 'bold')
+        for row in textwrap.wrap(warning, int((inches - 0.1) / 0.08))
+    ]
+    step = 0.16
+    height = round((step * len(rows) + 0.08) * dots)
+    # Half a pixel more, as sizes are rounded down.
+    figure = Figure(figsize=((width + 0.5) / dots, (height + 0.5) / dots), dpi=dots)
+    for number, (row, colour, weight) in enumerate(rows):
+        top = 1 - (0.05 + number * step) * dots / height
+        figure.text(
+            0.05 / inches, top, row, va='top', size=8, color=colour, weight=weight
+        )
+    return figure
+
+
+def captioned(
+    image: np.ndarray, lines: Sequence[str] = (), warning: str = ''
+) -> np.ndarray:
+    """Puts a strip with lines below a picture.
+
+    A picture of less than :data:`NARROWEST` pixels gets white beside it.
+
+    Args:
+        image: RGB ``(H, W, 3)``, 8-bit.
+        lines: As in :func:`caption`.
+        warning: As there.
+
+    Returns:
+        RGB, 8-bit; the picture is in its upper left corner.
+    """
+    missing = max(NARROWEST - image.shape[1], 0)
+    image = np.pad(image, ((0, 0), (0, missing), (0, 0)), constant_values=255)
+    strip = rendered(caption(image.shape[1], lines, warning))
+    return np.concatenate([image, strip])
 
 
 def rendered(figure: Figure) -> np.ndarray:

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from .attention import Attention, AttentionMap, Point
+from .panels import WARNING_COLOUR
 
 # Both run evenly for every kind of colour vision, and in grey.
 SEQUENTIAL = matplotlib.colormaps['viridis']
 SIGNED = matplotlib.colormaps['PuOr_r']
-WARNING_COLOUR = '#b34700'
 UNTRAINED = (
     'Untrained weights: no checkpoint was loaded. This shows random numbers, not what '
     'the method learns.'

@@ -107,7 +107,8 @@ def test_classes_and_colours_are_those_of_the_config(predictors):
         assert not predictor.model.training
 
 
-def test_detections_are_coco(predictors, image, tmp_path):
+def test_detections_are_coco(predictors, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictors['detection'], 'trained', True)
     writer = ResultWriter(tmp_path, predictors['detection'], score=0)
     sample = predictors['detection'].predict(image)
     for name in ('first', 'second'):
@@ -133,7 +134,7 @@ def test_masks_hold_class_indices(predictors, image, tmp_path):
     writer = ResultWriter(tmp_path, segmentor)
     sample = segmentor.predict(image)
     writer.add('first', image, sample)
-    classes = json.loads(writer.close().read_text())
+    classes = json.loads(writer.close().read_text())['classes']
     assert classes[3] == dict(index=3, name='floor', colour=[146, 73, 0])
     mask = Image.open(tmp_path / 'masks/first.png')
     expected = sample.pred_sem_seg.data[0].numpy()
@@ -159,7 +160,7 @@ def test_classes_come_best_first(predictors, image, tmp_path):
     writer = ResultWriter(tmp_path, predictors['classification'])
     sample = predictors['classification'].predict(image)
     writer.add('first', image, sample, 'first.jpg')
-    (entry,) = json.loads(writer.close().read_text())
+    (entry,) = json.loads(writer.close().read_text())['images']
     assert entry['file_name'] == 'first.jpg'
     scores = [best['score'] for best in entry['best']]
     assert scores == sorted(scores, reverse=True)
@@ -167,6 +168,45 @@ def test_classes_come_best_first(predictors, image, tmp_path):
     best = entry['best'][0]
     assert CLASSES[best['label']] == best['name']
     assert best['label'] == sample.pred_label.item()
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+def test_untrained_predictions_say_so(predictors, image, task, tmp_path, monkeypatch):
+    predictor = predictors[task]
+    sample = predictor.predict(image)
+    pictures = {}
+    for trained in (False, True):
+        monkeypatch.setattr(predictor, 'trained', trained)
+        writer = ResultWriter(tmp_path / str(trained), predictor)
+        writer.add('first', image, sample)
+        assert json.loads(writer.close().read_text())['trained'] == trained
+        picture = cv2.imread(str(tmp_path / f'{trained}/vis/first.png'))
+        pictures[trained] = picture[..., ::-1]
+    height, width = pictures[True].shape[:2]
+    # mmdet's drawing differs by a little from time to time.
+    above = pictures[False][:height, :width].astype(int)
+    np.testing.assert_allclose(above, pictures[True], atol=8)
+    strip = pictures[False][height:]
+    assert strip.shape[1] == max(width, 320)
+    # Its letters are in the colour of warnings.
+    assert (strip == (0xB3, 0x47, 0)).all(-1).sum() > 50
+
+
+def test_small_classified_images_are_enlarged_with_classes_below(predictors, image):
+    classifier = predictors['classification']
+    sample = classifier.predict(image)
+    painted = classifier.paint(image, sample)
+    assert painted.shape[0] > 192 + 3 * 14  # of an image of 60 x 100, and three classes
+    assert painted.shape[1] == 320
+    assert painted[:90].mean((0, 1)).tolist() == pytest.approx([0, 0, 250], abs=1)
+    below = painted[192:]
+    assert (below == below[..., :1]).all()  # black on white
+    assert below.min() < 60 < 200 < below.mean()
+    large = np.zeros((350, 20, 3), np.uint8)
+    painted = classifier.paint(large, sample)
+    assert painted.shape[1] == 320  # white beside it
+    assert (painted[:350, :20] == 0).all()
+    assert (painted[:350, 20:] == 255).all()
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])

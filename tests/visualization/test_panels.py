@@ -1,10 +1,15 @@
 """Panels: what is drawn where, not merely that something is."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from attn_plugins.visualization import (
+    UNTRAINED,
     Sample,
+    caption,
+    captioned,
     colourise,
     overlay,
     prediction_panels,
@@ -140,3 +145,32 @@ def test_overlay_of_many_classes_is_not_cut_off():
     assert legend.x1 <= figure.bbox.x1
     assert legend.y0 >= 0
     assert legend.y1 <= axes.get_window_extent().y0 + 1
+
+
+@pytest.mark.parametrize('width', [320, 333, 641, 2000])
+def test_captions_are_not_cut_off(width):
+    lines = ['12.5 %  sky', '87.5 %  ' + 'a long class name, ' * 12]
+    figure = caption(width, lines, UNTRAINED)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.texts]
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0
+        assert box.y1 <= figure.bbox.y1
+    for upper, lower in itertools.pairwise(boxes):
+        assert lower.y1 <= upper.y0 + 1
+    said = ' '.join(text.get_text() for text in figure.texts)
+    assert ' '.join(said.split()) == ' '.join(' '.join([*lines, UNTRAINED]).split())
+    assert rendered(figure).shape[1] == width
+
+
+def test_a_captioned_picture_keeps_its_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (40, 333, 3), dtype=np.uint8)
+    picture = captioned(image, ['sky'])
+    assert picture.shape[1] == 333
+    np.testing.assert_array_equal(picture[:40], image)
+    narrow = captioned(image[:, :60], ['sky'])
+    np.testing.assert_array_equal(narrow[:40, :60], image[:, :60])
+    assert (narrow[:40, 60:] == 255).all()
+    assert narrow.shape[1] == 320
