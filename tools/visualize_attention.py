@@ -4,8 +4,8 @@ python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR
 python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR --point 120 80
 python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR --list
 
-External attention: maps of memory slots, in every head of the multi-head form. LESA:
-the gate, and what a point attends to. Self-attention: what a point attends to, and each
+External attention, of pixels or of tokens: maps of memory slots, in every head of the
+multi-head form. LESA: the gate, and what a point attends to. Self-attention: what a point attends to, and each
 pixel's weight for itself. GSA: content and positions of a point. One contact sheet a
 layer (LAYER.png), all of them in index.html.
 """
@@ -64,8 +64,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs=2,
         type=int,
         metavar=('ROWS', 'COLUMNS'),
-        help='of the tokens of multi-head external attention, where the size of the '
-        'image does not tell',
+        help='of the tokens of external attention, where the size of the image does '
+        'not tell; with --layers where layers have different ones',
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ...')
     add_config_options(parser)

@@ -10,6 +10,7 @@ from .attention import (
     own_weights,
     point_attention,
     slot_maps,
+    token_slot_maps,
 )
 from .curves import main_metrics, read_run, read_scalars, series, training_curves
 from .pages import Page, png_bytes
@@ -54,5 +55,6 @@ __all__ = [
     'rendered',
     'series',
     'slot_maps',
+    'token_slot_maps',
     'training_curves',
 ]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional.external import fold_projections, slot_attention
+from ..functional.external import fold_projections, normalize_logits, slot_attention
 from ..functional.gsa import position_keys
 from ..modules import (
     ExternalAttention2d,
@@ -24,6 +24,7 @@ from ..modules import (
     LESA2d,
     MultiHeadExternalAttention,
     SelfAttention2d,
+    TokenExternalAttention,
 )
 from ..modules.lesa import ContextTerm2d, FlatContextTerm2d
 from .recording import Recording
@@ -134,12 +135,7 @@ def head_slot_maps(
     Raises:
         ValueError: If the tokens do not fit the grid.
     """
-    count = grid[0] * grid[1]
-    if x.shape[1] not in (count, count + 1):
-        raise ValueError(
-            f'grid must have as many cells as there are tokens, {x.shape[1]} (or one '
-            f'less, for a class token), got {grid[0]} x {grid[1]}'
-        )
+    count = _cells(x, grid)
     heads = layer.query(x[0]).unflatten(-1, (layer.num_heads, -1))  # (N, h, D)
     attn = slot_attention(
         heads.permute(1, 2, 0),
@@ -149,6 +145,42 @@ def head_slot_maps(
         eps=layer.eps,
     )
     return attn[..., -count:].unflatten(-1, grid)
+
+
+@torch.no_grad()
+def token_slot_maps(
+    layer: TokenExternalAttention, x: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """Attention to each memory slot in the tokens-to-token stage.
+
+    Args:
+        layer: The layer.
+        x: Its input, ``(B, N, C)``.
+        grid: As in :func:`head_slot_maps`.
+
+    Returns:
+        ``(S, H, W)``.
+
+    Raises:
+        ValueError: If the tokens do not fit the grid.
+    """
+    count = _cells(x, grid)
+    attn = normalize_logits(
+        layer.key(layer.query(x[0])).mT,
+        normalization=layer.normalization,
+        eps=layer.eps,
+    )
+    return attn[:, -count:].unflatten(-1, grid)
+
+
+def _cells(x: Tensor, grid: tuple[int, int]) -> int:
+    count = grid[0] * grid[1]
+    if x.shape[1] not in (count, count + 1):
+        raise ValueError(
+            f'grid must have as many cells as there are tokens, {x.shape[1]} (or one '
+            f'less, for a class token), got {grid[0]} x {grid[1]}'
+        )
+    return count
 
 
 def token_grid(tokens: int, image_size: Sequence[int]) -> tuple[int, int]:
@@ -418,12 +450,16 @@ def describe(
     if recording.calls > 1:
         notes[:0] = [f'the last of {recording.calls} calls']
     if isinstance(layer, ExternalAttention2d):
-        more, maps = _external(layer, x, slots, num_slots)
-    elif isinstance(layer, MultiHeadExternalAttention):
+        more, maps = _external(slot_maps(layer, x), slots, num_slots)
+    elif isinstance(layer, MultiHeadExternalAttention | TokenExternalAttention):
         if grid is None:
             grid = _inferred_grid(recording, image_size, batch)
         notes.append(f'grid {grid[0]} x {grid[1]}')
-        more, maps = _multi_head(layer, x, grid, slots, num_slots)
+        if isinstance(layer, TokenExternalAttention):
+            attn = token_slot_maps(layer, x, grid)
+            more, maps = _external(attn, slots, num_slots)
+        else:
+            more, maps = _multi_head(layer, x, grid, slots, num_slots)
     elif isinstance(layer, LESA2d):
         more, maps = _lesa(recording, points, max_heads)
     elif isinstance(layer, GlobalSelfAttention):
@@ -444,12 +480,8 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def _external(
-    layer: ExternalAttention2d,
-    x: Tensor,
-    slots: Sequence[int] | None,
-    num_slots: int,
+    attn: Tensor, slots: Sequence[int] | None, num_slots: int
 ) -> tuple[list[str], list[AttentionMap]]:
-    attn = slot_maps(layer, x)
     chosen = _chosen_slots(attn, slots, num_slots)
     share = attn.mean((1, 2)) / attn.mean((1, 2)).sum()
     maps = [

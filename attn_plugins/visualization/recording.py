@@ -18,6 +18,7 @@ from ..modules import (
     LESA2d,
     MultiHeadExternalAttention,
     SelfAttention2d,
+    TokenExternalAttention,
 )
 
 LAYERS = (
@@ -26,6 +27,7 @@ LAYERS = (
     LESA2d,
     MultiHeadExternalAttention,
     SelfAttention2d,
+    TokenExternalAttention,
 )
 
 

@@ -14,6 +14,7 @@ from attn_plugins.modules import (
     LESA2d,
     MultiHeadExternalAttention,
     SelfAttention2d,
+    TokenExternalAttention,
 )
 from attn_plugins.visualization import (
     AttentionRecorder,
@@ -24,6 +25,7 @@ from attn_plugins.visualization import (
     own_weights,
     point_attention,
     slot_maps,
+    token_slot_maps,
 )
 from attn_plugins.visualization.attention import cell, most_active, token_grid
 
@@ -44,7 +46,7 @@ def build(kind, *args, **options):
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        if not isinstance(layer, MultiHeadExternalAttention):
+        if not isinstance(layer, MultiHeadExternalAttention | TokenExternalAttention):
             layer(torch.randn(4, 16, *SIZE, dtype=torch.double))
     return layer.eval()
 
@@ -98,6 +100,32 @@ def test_head_slot_maps_give_the_output(class_tokens):
     )[..., class_tokens:]
     out = torch.einsum('hsyx,sd->hdyx', maps, value).flatten(2)
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize('normalization', ['double', 'softmax'])
+def test_token_slot_maps_give_the_output(normalization):
+    layer = build(TokenExternalAttention, 12, 8, 6, normalization=normalization)
+    tokens = torch.randn(2, 35, 12, dtype=torch.double)
+    maps = token_slot_maps(layer, tokens, SIZE)
+    assert maps.shape == (6, *SIZE)
+    attn = maps.flatten(1).mT
+    expected = layer(tokens)[0]
+    torch.testing.assert_close(
+        layer.query(tokens[0]) + layer.out(layer.value(attn)), expected
+    )
+    with pytest.raises(ValueError, match=r'tokens, 35 .* got 7 x 7'):
+        token_slot_maps(layer, tokens, (7, 7))
+
+
+def test_description_of_the_tokens_to_token_stage():
+    layer = build(TokenExternalAttention, 12, 8, 6)
+    recording = record(layer, torch.randn(1, 56 * 56, 12).double())
+    attention = describe(recording, image_size=(224, 224), num_slots=3)
+    assert attention.notes[0] == 'grid 56 x 56'
+    assert attention.notes[1] == '3 most active of 6 slots'
+    assert [item.values.shape for item in attention.maps] == [(56, 56)] * 3
+    chosen = describe(recording, image_size=(224, 224), slots=[4]).maps
+    assert [item.label[:7] for item in chosen] == ['slot 4:']
 
 
 def test_a_grid_that_does_not_fit():
@@ -225,15 +253,17 @@ def test_training_mode_is_refused(x, kind):
 
 
 @torch.no_grad()
+# Tables that are cut off, one of each, and stretched on both axes.
+@pytest.mark.parametrize('rel_pos_size', [(8, 8), (6, 5), (3, 4)])
 @pytest.mark.parametrize('max_shift', [None, 2])
 @pytest.mark.parametrize('axial_content', [False, True])
-def test_gsa_weights_give_the_output(x, axial_content, max_shift):
+def test_gsa_weights_give_the_output(x, axial_content, max_shift, rel_pos_size):
     """Content plus (columns, norm, row) at the point is the layer's output there."""
     layer = build(
         GlobalSelfAttention,
         16,
         2,
-        rel_pos_size=(6, 5),
+        rel_pos_size=rel_pos_size,
         axial_content=axial_content,
         max_shift=max_shift,
     )
