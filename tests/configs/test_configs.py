@@ -1,6 +1,7 @@
 """Every shipped config loads, builds, and differs from its stock base as it says."""
 
 import ast
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from mmpretrain.datasets import CIFAR100
+from mmpretrain.registry import DATASETS as CLASSIFICATION_DATASETS
 from mmpretrain.structures import DataSample
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
@@ -23,6 +26,13 @@ from mmseg.structures import SegDataSample
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py'))
 CLASSIFICATION = [name for name in NAMES if '_in1k' in name or '_cifar100' in name]
+LESA_IN1K = [
+    name for name in CLASSIFICATION if name.startswith(('lesa', 'sa', 'static', 'aa'))
+]
+GSA_IN1K = [
+    name for name in CLASSIFICATION if name.startswith('gsa') and 'in1k' in name
+]
+CIFAR100_ROWS = [name for name in CLASSIFICATION if '_cifar100' in name]
 SEGMENTATION = [
     name for name in NAMES if '_coco' not in name and name not in CLASSIFICATION
 ]
@@ -497,6 +507,132 @@ def test_table_3_schedules_are_the_papers():
     assert len(rows) == 6 + 4 + 4 + 2  # and two with the images' own aspect ratio
 
 
+def learning_rates(config: Config, steps: int, epoch_length: int) -> list[float]:
+    """Learning rate of each iteration, as the config's schedulers set it."""
+    optimizer = torch.optim.SGD(
+        [torch.nn.Parameter(torch.zeros(1))], config.optim_wrapper.optimizer.lr
+    )
+    listed = config.param_scheduler
+    schedulers = [
+        PARAM_SCHEDULERS.build(
+            dict(options),
+            default_args=dict(optimizer=optimizer, epoch_length=epoch_length),
+        )
+        for options in (listed if isinstance(listed, list) else [listed])
+    ]
+    rates = []
+    for step in range(1, steps + 1):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or step % epoch_length == 0:
+                scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize('name', LESA_IN1K)
+def test_lesa_classifiers_schedule_is_the_papers(name):
+    """5 epochs of warm-up to 0.05, 90 of cosine, 4 GPUs x 32 images."""
+    config = load(name)
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.nesterov) == ('SGD', 0.05, True)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    warm_up, cosine = config.param_scheduler
+    assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 5)
+    assert warm_up.by_epoch
+    assert (cosine.type, cosine.begin, cosine.end) == ('CosineAnnealingLR', 5, 95)
+    assert cosine.by_epoch
+    assert cosine.T_max == 90
+    assert config.train_cfg.by_epoch
+    assert config.train_cfg.max_epochs == 95
+    assert config.train_dataloader.batch_size == 32
+    assert config.auto_scale_lr.base_batch_size == 128
+    rates = learning_rates(config, steps=95 * 4, epoch_length=4)
+    assert rates[0] == pytest.approx(0.01 * 0.05)
+    assert max(rates) == pytest.approx(0.05)
+    assert rates[5 * 4] == pytest.approx(0.05)
+    assert rates[50 * 4] == pytest.approx(0.025)
+    assert rates[-1] < 1e-4
+
+
+@pytest.mark.parametrize('name', GSA_IN1K)
+def test_gsa_classifiers_schedule_is_the_papers(name):
+    """90 epochs of cosine from 0.1, 8 GPUs x 256 images, label smoothing 0.1."""
+    config = load(name)
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('SGD', 0.1)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    cosine = config.param_scheduler
+    assert (cosine.type, cosine.begin, cosine.end) == ('CosineAnnealingLR', 0, 90)
+    assert cosine.by_epoch
+    assert cosine.T_max == 90
+    assert config.train_cfg.by_epoch
+    assert config.train_cfg.max_epochs == 90
+    assert config.train_dataloader.batch_size == 256
+    assert config.auto_scale_lr.base_batch_size == 2048
+    loss = config.model.head.loss
+    assert (loss.type, loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
+    rates = learning_rates(config, steps=90, epoch_length=1)
+    assert rates[0] == 0.1
+    assert rates[45] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize('name', CIFAR100_ROWS)
+def test_cifar_schedule_is_the_papers(name):
+    """10k iterations from 5e-3, a tenth of it after every 3k, 128 images."""
+    config = load(name)
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('SGD', 5e-3)
+    assert optimizer.weight_decay == 1e-4
+    steps = config.param_scheduler
+    assert (steps.type, steps.gamma) == ('MultiStepLR', 0.1)
+    assert steps.milestones == [3000, 6000, 9000]
+    assert not steps.by_epoch
+    assert not config.train_cfg.by_epoch
+    assert config.train_cfg.max_iters == 10000
+    assert config.train_dataloader.batch_size == 128
+    assert config.auto_scale_lr.base_batch_size == 128
+    assert config.model.head.num_classes == 100
+    assert config.data_preprocessor.num_classes == 100
+    rates = learning_rates(config, steps=10000, epoch_length=391)
+    for place, rate in ((0, 5e-3), (3000, 5e-4), (6000, 5e-5), (9000, 5e-6)):
+        assert rates[place] == rates[place + 999] == pytest.approx(rate)
+        assert place == 0 or rates[place - 1] == pytest.approx(10 * rate)
+
+
+@pytest.mark.parametrize('name', CIFAR100_ROWS)
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_cifar_images_come_out_at_224_pixels(name, split, tmp_path, monkeypatch):
+    """From files of CIFAR-100's layout: rows of 3072 bytes, red first."""
+    folder = tmp_path / CIFAR100.base_folder
+    folder.mkdir()
+    for file, labels in (('train', [7, 99, 0]), ('test', [42, 1])):
+        images = np.zeros((len(labels), 3, 1024), dtype=np.uint8)
+        images[:, 0] = 200
+        images[:, 2, :512] = 100  # upper half
+        entry = {'data': images.reshape(len(labels), -1), 'fine_labels': labels}
+        (folder / file).write_bytes(pickle.dumps(entry))
+    # Files of that name are not checked to be those of the real data set.
+    monkeypatch.setattr(CIFAR100, 'train_list', [['train', None]])
+    monkeypatch.setattr(CIFAR100, 'test_list', [['test', None]])
+    config = load(name)
+    init_default_scope('mmpretrain')
+    dataset = config[f'{split}_dataloader'].dataset
+    dataset = CLASSIFICATION_DATASETS.build(
+        dict(dataset, data_root=str(tmp_path), download=False)
+    )
+    assert len(dataset.metainfo['classes']) == 100
+    labels = [7, 99, 0] if split == 'train' else [42, 1]
+    assert [sample['data_samples'].gt_label.item() for sample in dataset] == labels
+    inputs = dataset[0]['inputs']
+    assert inputs.shape == (3, 224, 224)
+    assert inputs[:, 0, 0].tolist() == [200, 0, 100]
+    assert inputs[:, -1, -1].tolist() == [200, 0, 0]
+    # The first channel of the mean is red's, and so is that of the images.
+    assert not config.data_preprocessor.to_rgb
+    assert config.data_preprocessor.mean[0] == 123.675
+
+
 @pytest.mark.parametrize(
     ('name', 'millions'),
     [
@@ -509,10 +645,20 @@ def test_table_3_schedules_are_the_papers():
         ('gsa-r38_in1k', 14.203),
         ('gsa-r50_in1k', 18.053),
         ('gsa-r101_in1k', 30.398),
+        ('gsa-r50-content_in1k', 18.012),
+        ('gsa-r50-columns_in1k', 16.771),
+        ('gsa-r50-rows_in1k', 16.771),
+        ('gsa-r50-columns-rows_in1k', 16.795),
+        ('gsa-r50-content-columns_in1k', 18.029),
+        ('gsa-r50-content-rows_in1k', 18.029),
+        ('gsa-r50-axial_in1k', 18.053),
+        ('gsa-r50-c5_in1k', 20.848),
+        ('gsa-r50-c4-c5_in1k', 18.504),
+        ('gsa-r50-c3-c5_in1k', 18.121),
     ],
 )
 def test_classifiers_have_the_papers_parameters(name, millions):
-    """To the printed digits; WRN's tables and attention augmentation are our count."""
+    """To the printed digits; WRN's tables, AA and GSA's ablations are our count."""
     init_default_scope('mmpretrain')
     model = MODELS.build(load(name).model)
     count = sum(parameter.numel() for parameter in model.parameters())
