@@ -115,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = str(checkpoint) if checkpoint else None
     if checkpoint:
         check_checkpoint(checkpoint)
+    bases = find_bases(args, path)
+    stock = read_stock(bases) if bases else None
     out = Path(args.out or Path(args.work_dir) / 'report.html')
     writable_folder(out.parent)
     # What mm says while it builds is nothing that a reader could do anything about.
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_predictions(page, predictor, images, missing)
     write_attention(page, predictor, images, args.point)
     write_size(page, predictor, images)
-    write_config(page, cfg, args, path)
+    write_config(page, cfg, bases, stock)
     page.write(out)
     print(f'wrote {out}')
 
@@ -187,20 +189,26 @@ def _bgr(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def write_config(page: Page, cfg: Config, args: argparse.Namespace, path: Path) -> None:
-    page.heading('Config against its stock base')
+def find_bases(args: argparse.Namespace, path: Path) -> list[str]:
+    """Finds the names of the stock configs below that of a run, none if not known."""
     original = Path(args.config) if args.config else CONFIGS / path.name
     if args.config and not original.is_file():
         raise LaunchError(f'there is no config file {original}')
-    bases = args.base or (stock_bases(original) if original.is_file() else [])
-    if not bases:
+    return args.base or (stock_bases(original) if original.is_file() else [])
+
+
+def write_config(
+    page: Page, cfg: Config, bases: Sequence[str], stock: Config | None
+) -> None:
+    page.heading('Config against its stock base')
+    if stock is None:
         page.text(
             'No stock base is known: the config in a work folder does not name it. '
             'Name the config that the run was started with (--config), or the base '
             '(--base mmseg::...).'
         )
         return
-    rows = config_diff(read_stock(bases), cfg)
+    rows = config_diff(stock, cfg)
     page.text(f'{len(rows)} settings differ from {", ".join(bases)}.')
     page.table(('setting', 'stock', 'run'), [tuple(map(_short, row)) for row in rows])
 

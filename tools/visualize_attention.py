@@ -5,9 +5,9 @@ python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR --point 12
 python tools/visualize_attention.py IMAGE CONFIG CHECKPOINT --out DIR --list
 
 External attention, of pixels or of tokens: maps of memory slots, in every head of the
-multi-head form. LESA: the gate, and what a point attends to. Self-attention: what a point attends to, and each
-pixel's weight for itself. GSA: content and positions of a point. One contact sheet a
-layer (LAYER.png), all of them in index.html.
+multi-head form. LESA: the gate, and what a point attends to. Self-attention: what a
+point attends to, and each pixel's weight for itself. GSA: content and positions of a
+point. One contact sheet a layer (LAYER.png), all of them in index.html.
 """
 
 from __future__ import annotations

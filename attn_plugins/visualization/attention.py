@@ -605,6 +605,8 @@ def _global(
     notes = [f'heads: {layer.num_heads}', 'weights of a point, signed']
     if layer.axial_content:
         notes[1] = 'weights of a point, those of a line sum to 1'
+    if layer.norm is not None:
+        notes.append("'columns, then row' leaves out the batch norm between them")
     maps = []
     for name, point in zip(_point_names(points), points, strict=True):
         if layer.content and not layer.axial_content:

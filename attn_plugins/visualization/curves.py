@@ -17,12 +17,16 @@ TITLES = {
     'loss': 'training loss',
     'lr': 'learning rate',
     'mIoU': 'validation mIoU (%)',
+    'mAcc': 'validation class accuracy (%)',
+    'aAcc': 'validation pixel accuracy (%)',
     'coco/bbox_mAP': 'validation box AP',
     'coco/segm_mAP': 'validation mask AP',
     'pascal_voc/mAP': 'validation mAP',
     'accuracy/top1': 'validation top-1 (%)',
 }
-PER_CENT = ('mIoU', 'accuracy/top1')
+PER_CENT = ('mIoU', 'mAcc', 'aAcc', 'accuracy/top1')
+# Drawn only where they are asked for.
+SECONDARY = ('mAcc', 'aAcc')
 # What a validation record holds beside metrics.
 _BESIDE_METRICS = ('data_time', 'epoch', 'iter', 'step', 'time')
 # Chosen for colour blindness; a run keeps its colour in every panel.
@@ -33,16 +37,20 @@ def read_scalars(path: str | Path) -> list[Record]:
     """Reads mmengine's `vis_data/scalars.json`: one JSON object a line.
 
     Training and validation share the file; a record holds only what was logged
-    together, under `step` (iteration or epoch, as the run counts).
+    together, under `step` (iteration or epoch, as the run counts). A last line that was
+    not written to its end, as of a process that was killed, is left out.
 
     Raises:
         ValueError: A line is no JSON, or the file holds no record at all.
     """
     records = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    lines = Path(path).read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith('\n'):
+                break
             raise ValueError(f'{path}, line {number}, is not JSON: {error}') from error
     if not records:
         raise ValueError(f'{path} is empty: the run has logged nothing yet')
@@ -97,7 +105,8 @@ def main_metrics(runs: Iterable[Sequence[Record]]) -> list[str]:
         for key, value in record.items()
         if key not in _BESIDE_METRICS and isinstance(value, int | float)
     )
-    return [key for key in TITLES if key in found] or list(found)[:1]
+    usual = [key for key in TITLES if key in found and key not in SECONDARY]
+    return usual or list(found)[:1]
 
 
 def series(records: Sequence[Record], key: str) -> tuple[list[float], list[float]]:

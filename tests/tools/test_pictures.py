@@ -430,7 +430,9 @@ def test_report_of_little(run, image):
         (['RUN', '--out', 'RUN/iter_2.pth/r.html'], 'cannot write to the folder'),
     ],
 )
-def test_report_bad_input(arguments, expected, run):
+def test_report_bad_input(arguments, expected, run, monkeypatch):
+    if arguments[1:2] in (['--config'], ['--base']):  # found before any work
+        monkeypatch.setattr(report, 'Predictor', None)
     arguments = [argument.replace('RUN', str(run)) for argument in arguments]
     with pytest.raises(LaunchError, match=expected):
         report.main(arguments)

@@ -348,7 +348,9 @@ def test_description_of_attention_alone_has_the_diagonal(x):
 
 def test_description_of_gsa(x):
     layer = build(GlobalSelfAttention, 16, 2, rel_pos_size=8)
-    maps = {item.label: item for item in describe(record(layer, x), [POINT]).maps}
+    attention = describe(record(layer, x), [POINT])
+    assert 'leaves out the batch norm' in attention.notes[-1]
+    maps = {item.label: item for item in attention.maps}
     assert list(maps) == [
         'point: content, mean of heads',
         'content, head 0',
@@ -361,6 +363,11 @@ def test_description_of_gsa(x):
     here = np.isfinite(maps['point: column'].values)
     assert here[:, COLUMN].all()
     assert here.sum() == SIZE[0]
+
+
+def test_one_axis_leaves_out_no_norm(x):
+    layer = build(GlobalSelfAttention, 16, 2, rel_pos_size=8, rows=False)
+    assert 'batch norm' not in ' '.join(describe(record(layer, x), [POINT]).notes)
 
 
 def test_description_of_tokens_needs_a_grid_or_the_image():

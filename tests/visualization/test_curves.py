@@ -39,8 +39,21 @@ def test_read_scalars_reads_what_mmengine_writes(tmp_path):
 
 def test_read_scalars_names_the_bad_line(tmp_path):
     path = tmp_path / 'scalars.json'
+    for rest in ('\n', '\n{"lr": 0.1}', '\n{"lr": 0.'):
+        path.write_text(json.dumps(LOG[0]) + '\n{"lr": 0.0' + rest)
+        with pytest.raises(ValueError, match=r'scalars\.json, line 2, is not JSON'):
+            read_scalars(path)
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+    """As after kill -9."""
+    path = tmp_path / 'scalars.json'
     path.write_text(json.dumps(LOG[0]) + '\n{"lr": 0.0')
-    with pytest.raises(ValueError, match=r'scalars\.json, line 2, is not JSON'):
+    assert read_scalars(path) == LOG[:1]
+    path.write_text(json.dumps(LOG[0]) + '\n' + json.dumps(LOG[1]))
+    assert read_scalars(path) == LOG[:2]
+    path.write_text('{"lr": 0.0')
+    with pytest.raises(ValueError, match='has logged nothing yet'):
         read_scalars(path)
 
 
@@ -130,6 +143,15 @@ def test_a_folder_without_a_log(tmp_path):
     write_logs(tmp_path, [{'mIoU': 50.0, 'step': 0}])
     with pytest.raises(ValueError, match='no training'):
         read_run(tmp_path)
+
+
+def test_accuracies_of_pixels_have_titles_and_per_cent():
+    figure = training_curves({'EANet': LOG}, ('aAcc', 'mAcc'))
+    assert [axes.get_title() for axes in figure.axes] == [
+        'validation pixel accuracy (%)',
+        'validation class accuracy (%)',
+    ]
+    assert [axes.get_ylim() for axes in figure.axes] == [(0, 100)] * 2
 
 
 def test_main_metrics():
