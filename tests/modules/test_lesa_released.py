@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from attn_plugins.modules.lesa import LESA2d
 from released import released_input, released_outputs, released_state_dict
 
 from attn_plugins.checkpoints.layouts import apply_table
 from attn_plugins.checkpoints.lesa import lesa_layer
+from attn_plugins.modules.lesa import LESA2d
 
 NAME = 'lesa_layer_detection_train'
 
