@@ -19,34 +19,29 @@ from mmpretrain.models.backbones.t2t_vit import (
     T2TTransformerLayer,
     get_sinusoid_encoding,
 )
-from mmpretrain.models.utils import build_norm_layer
+from mmpretrain.models.utils import LayerNorm2d, build_norm_layer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .. import modules
 from ..functional.external import check_choice
 from ..modules.checks import check_divides, check_positive, height_and_width
-from ..modules.eamlp import (
-    TokenBatchNorm,
-    TokenExternalAttention,
-    TokenMLP,
-    TokenPerformer,
-)
-from ..modules.external import MultiHeadExternalAttention
 from .resnet import check_options
 
 # By number of blocks: channels, heads of self-attention, width of the MLPs over C.
 ARCHITECTURES = {7: (256, 4, 2), 14: (384, 6, 3), 19: (448, 7, 3)}
 
 TOKEN_TYPES = {
-    'ea': TokenExternalAttention,
-    'performer': TokenPerformer,
-    'mlp': TokenMLP,
+    'ea': modules.TokenExternalAttention,
+    'performer': modules.TokenPerformer,
+    'mlp': modules.TokenMLP,
     'transformer': None,
 }
 ATTN_TYPES = {
-    'mea': MultiHeadExternalAttention,
-    'ea': MultiHeadExternalAttention,
-    'mlp': TokenMLP,
+    'mea': modules.MultiHeadExternalAttention,
+    'ea': modules.MultiHeadExternalAttention,
+    'mlp': modules.TokenMLP,
     'transformer': None,
 }
 EA_SLOTS = 256  # of one head; h heads have an h-th of them (section 3.3)
@@ -55,6 +50,15 @@ HEAD_FACTOR = 4  # EAMLP's heads for each head of the T2T-ViT of its depth
 # Options of a block that say something about self-attention alone.
 _SELF_ATTENTION_OPTIONS = ('attn_drop_rate', 'qkv_bias', 'qk_scale')
 _SPLITS = ('soft_split0', 'soft_split1', 'soft_split2')
+# Norms of maps (B, C, H, W): of tokens (B, N, C) they fail, or take N for channels.
+_MAP_NORMS = (
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.GroupNorm,
+    LayerNorm2d,
+    _InstanceNorm,
+)
+STOCK_DEPTHS = (*ARCHITECTURES, 24)  # of mmpretrain's configs, and 7
 MIN_SIZE = 3  # pixels that a 7x7 window with padding 2 needs
 
 
@@ -86,7 +90,8 @@ class EAMLP(T2T_ViT):
             their grid of tokens. Images of any size of 3 x 3 or more are fine.
         in_channels: Channels of the images.
         embed_dims: Channels C of the tokens; None goes by depth.
-        num_layers: Number of blocks; None is ``depth``.
+        num_layers: Number of blocks; None is ``depth``. Other numbers are for reduced
+            models: that of another depth is refused.
         layer_cfgs: Options of all blocks, or of each; ``num_heads`` (of self-attention)
             and ``feedforward_channels`` go by depth.
         out_indices: Blocks whose output is returned.
@@ -96,6 +101,7 @@ class EAMLP(T2T_ViT):
 
     Raises:
         ValueError: If depth, a type or an option is unknown, a size is not positive,
+            ``num_layers`` contradicts ``depth``, ``mlp_norm_cfg`` is a norm of maps,
             the heads do not divide the channels, or the images do not fit.
     """
 
@@ -122,6 +128,13 @@ class EAMLP(T2T_ViT):
         channels, num_heads, mlp_ratio = ARCHITECTURES[depth]
         embed_dims = channels if embed_dims is None else embed_dims
         num_layers = depth if num_layers is None else num_layers
+        if num_layers != depth and num_layers in STOCK_DEPTHS:
+            # A config of depth 7 over T2T-ViT-14's keeps the sizes of the latter.
+            raise ValueError(
+                f'num_layers={num_layers} is that of another network than '
+                f'depth={depth}: give no num_layers, embed_dims and layer_cfgs; where '
+                "they are the base config's, say backbone=dict(_delete_=True, ...)"
+            )
         check_positive(
             in_channels=in_channels, embed_dims=embed_dims, num_layers=num_layers
         )
@@ -193,7 +206,7 @@ class EAMLP(T2T_ViT):
                 'mid_channels': num_heads * (channels // heads),
                 **options,
             }
-        layer.attn = with_drop_path(layer_type)(
+        layer.attn = _IN_BLOCKS[layer_type](
             channels, drop_path=layer.attn.out_drop, **options
         )
 
@@ -234,24 +247,31 @@ def token_grid(tokens_to_token: T2TModule, size: tuple[int, int]) -> tuple[int, 
     return size
 
 
-def with_drop_path(cls: type[nn.Module]) -> type[nn.Module]:
-    """Makes a subclass that ends in the stochastic depth of its block.
+class _EndsInDropPath:
+    """A mixin: the layer ends in ``drop_path``, the stochastic depth of its block."""
 
-    Its ``drop_path``, an argument more, is the module that does it.
-    """
+    def __init__(self, *args, drop_path: nn.Module, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.drop_path = drop_path
 
-    class WithDropPath(cls):
-        def __init__(self, *args, drop_path: nn.Module, **kwargs) -> None:
-            super().__init__(*args, **kwargs)
-            self.drop_path = drop_path
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop_path(super().forward(x))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.drop_path(super().forward(x))
 
-    WithDropPath.__name__ = cls.__name__
-    WithDropPath.__qualname__ = cls.__qualname__
-    WithDropPath.__doc__ = cls.__doc__
-    return WithDropPath
+# Under the layers' names, which messages and pictures show, and at the level of the
+# module, where pickle looks for them.
+class MultiHeadExternalAttention(_EndsInDropPath, modules.MultiHeadExternalAttention):
+    """External attention of a block."""
+
+
+class TokenMLP(_EndsInDropPath, modules.TokenMLP):
+    """What a block without attention has in its place."""
+
+
+_IN_BLOCKS = {
+    modules.MultiHeadExternalAttention: MultiHeadExternalAttention,
+    modules.TokenMLP: TokenMLP,
+}
 
 
 def _mend_scale(attn: nn.Module, scale: float) -> None:
@@ -263,7 +283,12 @@ def _mend_scale(attn: nn.Module, scale: float) -> None:
 
 def _token_norm(norm_cfg: dict, channels: int) -> nn.Module:
     norm = build_norm_layer(norm_cfg, channels)
-    return TokenBatchNorm(norm) if isinstance(norm, _BatchNorm) else norm
+    if isinstance(norm, _MAP_NORMS):
+        raise ValueError(
+            f'mlp_norm_cfg={norm_cfg!r} is {type(norm).__name__}, which cannot '
+            "normalise tokens (B, N, C): use dict(type='BN1d'), 'SyncBN' or 'LN'"
+        )
+    return modules.TokenBatchNorm(norm) if isinstance(norm, _BatchNorm) else norm
 
 
 def _layer_cfgs(

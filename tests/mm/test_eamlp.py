@@ -230,11 +230,13 @@ class TestSelfAttention:
             assert torch.equal(other(images)[0], backbone(images)[0])
 
 
-def test_copies_of_external_attention():
-    backbone = small(drop_path_rate=0.1)
+@pytest.mark.parametrize('attn_type', ['mea', 'ea', 'mlp'])
+def test_copies_of_external_attention(attn_type):
+    backbone = small(attn_type=attn_type, drop_path_rate=0.1)
     backbone.eval()
     images = torch.randn(1, 3, 33, 47)
-    assert torch.equal(copy.deepcopy(backbone)(images)[0], backbone(images)[0])
+    for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert torch.equal(other(images)[0], backbone(images)[0])
 
 
 def test_stochastic_depth_drops_whole_branches():
@@ -270,6 +272,22 @@ def test_batch_norm_before_the_mlps_alone():
         assert isinstance(layer.ln2.norm, torch.nn.BatchNorm1d)
         assert isinstance(layer.ln1, torch.nn.LayerNorm)
     assert isinstance(backbone.norm, torch.nn.LayerNorm)
+
+
+@pytest.mark.parametrize('norm', ['BN', 'BN2d', 'BN3d', 'IN', 'IN1d', 'LN2d'])
+def test_norms_of_maps_before_the_mlps_are_refused(norm):
+    with pytest.raises(ValueError, match=r"mlp_norm_cfg=.* tokens .* use .*'BN1d'"):
+        small(mlp_norm_cfg=dict(type=norm))
+
+
+def test_sizes_of_another_network_are_refused():
+    """A config of depth 7 over the stock T2T-ViT-14's."""
+    stock = dict(embed_dims=384, num_layers=14, layer_cfgs=dict(num_heads=6))
+    message = 'num_layers=14 is that of another network than depth=7.*_delete_=True'
+    with pytest.raises(ValueError, match=message):
+        EAMLP(depth=7, **stock)
+    with torch.device('meta'):
+        assert len(EAMLP(depth=14, **stock).encoder) == 14
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
