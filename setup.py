@@ -26,7 +26,9 @@ EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
 setup(
     name='attn_plugins',
     version=read_version(),
-    description='External attention, LESA and GSA for mmsegmentation and mmdetection',
+    description=(
+        'External attention, LESA and GSA for mmsegmentation, mmdetection, mmpretrain'
+    ),
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
