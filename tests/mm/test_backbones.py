@@ -139,10 +139,13 @@ def test_other_depths(models, name, depth):
         assert backbone(image(1))[-1].shape == (1, 512, 2, 2)
 
 
-def test_depths_34_and_101(mmdet_models):
-    for name in NAMES:
-        for depth in (34, 101):
-            build(mmdet_models, name, depth)
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+    ('depth', 'blocks'), [(34, [3, 4, 6, 3]), (101, [3, 4, 23, 3])]
+)
+def test_depths_34_and_101(mmdet_models, name, depth, blocks):
+    backbone = build(mmdet_models, name, depth)
+    assert [len(getattr(backbone, layer)) for layer in backbone.res_layers] == blocks
 
 
 @pytest.mark.parametrize('name', NAMES)
