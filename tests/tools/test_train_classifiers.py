@@ -26,16 +26,17 @@ COLOURS = dict(
     blue=(60, 60, 200), green=(60, 200, 60), red=(200, 60, 60), yellow=(200, 200, 60)
 )
 CHANCE = 100 / len(COLOURS)
-EPOCHS, ITERATIONS = 12, 10  # of an epoch
+EPOCHS, ITERATIONS = 20, 10  # of an epoch
 
 # Narrower (and shallower), for images of 32 x 32. Augmentations, loss and optimiser are
-# the configs' own. The average of EAMLP's weights forgets faster, as befits 120
-# iterations.
+# the configs' own. EAMLP, whose recipe is one of 400,000 iterations, gets neither
+# stochastic depth nor sudden steps, and the average of its weights forgets faster: with
+# these, twelve seeds out of twelve learn all four classes within 200 iterations.
 RESNET = 'depth=18, base_channels=16, rel_pos_input_size=32'
 MODELS = {
     'eamlp7_in1k': (
-        'embed_dims=128, t2t_cfg=dict(token_dims=32), img_size=32',
-        """optim_wrapper = dict(optimizer=dict(lr=3e-3))
+        'embed_dims=128, t2t_cfg=dict(token_dims=32), img_size=32, drop_path_rate=0.0',
+        """optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 custom_hooks = [dict(type='EMAHook', momentum=0.1, priority='ABOVE_NORMAL')]""",
     ),
     'lesa-r50_in1k': (RESNET, ''),
@@ -88,8 +89,9 @@ param_scheduler = [
         **by_iteration
     ),
 ]
-train_cfg = dict(max_epochs={epochs}, val_interval=4)
-default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=4))
+train_cfg = dict(max_epochs={epochs}, val_interval=5)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=5))
+randomness = dict(seed=0)
 """
 
 
@@ -143,7 +145,7 @@ def config(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def trained(config) -> Path:
-    """A work folder after 120 iterations and three validations."""
+    """A work folder after 200 iterations and four validations."""
     run('train.py', config, '--work-dir', config.parent / 'work')
     return config.parent / 'work'
 
@@ -154,7 +156,7 @@ def test_it_learns_by_far_more_than_chance(trained):
     assert len(losses) == EPOCHS * ITERATIONS <= 200
     assert np.isfinite(losses).all()
     accuracies = [row['accuracy/top1'] for row in log if 'accuracy/top1' in row]
-    assert len(accuracies) == 3
+    assert len(accuracies) == 4
     assert accuracies[-1] > 3 * CHANCE
 
 
