@@ -19,7 +19,7 @@ EXTRAS = {
     'det': [*MM, 'mmdet>=3.3,<4'],
     'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
-    'test': ['pytest', 'ruff'],
+    'test': ['hypothesis', 'pytest', 'ruff'],
 }
 EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
 
