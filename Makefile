@@ -1,4 +1,5 @@
-PY := .venv/bin/python
+# STACK=onedl: the maintained fork of OpenMMLab, in an environment of its own.
+PY := .venv$(STACK:%=-%)/bin/python
 
 # Waiting threads spin by default, which costs a CPU that other programs use as well
 # several times what it can gain on an idle one.
@@ -11,6 +12,8 @@ help:
 	@echo 'make demo    train EANet on a small data set, evaluate it, show pictures'
 	@echo 'make test    lint, then run the tests'
 	@echo 'make lint    check style alone'
+	@echo
+	@echo 'STACK=onedl  after any of them: on the maintained fork of OpenMMLab, .venv-onedl'
 
 setup:
 	@tools/setup_env.sh

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
     sources = folder / 'sources'
     # A build writes into its sources. The links in `.mim` stay links, as in git.
     unwanted = shutil.ignore_patterns(
-        '.*cache', '.git', '.venv', 'build', 'data', 'work_dirs'
+        '.*cache', '.git', '.venv*', 'build', 'data', 'work_dirs'
     )
     shutil.copytree(ROOT, sources, symlinks=True, ignore=unwanted)
     pip('wheel', '--no-deps', '--no-build-isolation', '-w', folder, sources)

@@ -2,6 +2,8 @@
 # Makes .venv with everything pinned in constraints.txt. Run it again at any time: a
 # finished set-up takes no time, an interrupted one goes on.
 #
+#   STACK=onedl                  the maintained fork of OpenMMLab (onedl-mmcv, ...), in
+#                                .venv-onedl: constraints-onedl.txt has its pins
 #   PYTHON=/path/to/python3.11   another Python (3.10 to 3.12)
 #   TORCH=...                    another torch: a pip requirement or a wheel file, e.g.
 #                                TORCH=torch==2.10.0; .venv remembers it. pip's own
@@ -10,7 +12,8 @@
 #   MAX_JOBS=4                   compilers at a time (default: one per core)
 set -euo pipefail
 
-VENV=.venv
+STACK=${STACK:-}
+VENV=.venv${STACK:+-$STACK}
 # The venv's programs are run as modules: their scripts name the folder they were
 # installed in, which a moved checkout no longer has.
 VENV_PYTHON=$VENV/bin/python
@@ -28,7 +31,20 @@ die() {
   exit 1
 }
 
-pin() { grep "^$1==" constraints.txt; }
+# The fork replaces the distributions of OpenMMLab, whose names all begin with mm.
+pins() {
+  if [[ -z $STACK ]]; then
+    cat constraints.txt
+  else
+    grep -v '^mm' constraints.txt
+    cat "constraints-$STACK.txt"
+  fi
+}
+
+pin() { pins | grep -E "^([a-z]+-)?$1=="; }
+
+# What pip calls the mmcv of this stack.
+mmcv_name() { pin mmcv | cut -d = -f 1; }
 
 # --- what must be there before anything starts -------------------------------
 
@@ -48,6 +64,11 @@ find_python() {
   found=$("$candidate" -V 2>/dev/null) || found="no $candidate"
   die "needs Python 3.10 to 3.12 (found: $found): apt-get install python3.11-venv" \
     'python3.11-dev, or name one with PYTHON=/path/to/python3.11'
+}
+
+check_stack() {
+  [[ -z $STACK || $STACK == onedl ]] ||
+    die "STACK must be onedl, or left out for stock OpenMMLab, but is '$STACK'"
 }
 
 check_tools() {
@@ -87,7 +108,8 @@ remember_torch() {
 
 fingerprint() {
   {
-    cat constraints.txt setup.py pyproject.toml attn_plugins/version.py
+    pins
+    cat setup.py pyproject.toml attn_plugins/version.py
     cat "${BASH_SOURCE[0]}"
     pwd # the editable install names this folder
     torch_choice
@@ -146,16 +168,17 @@ install_torch() {
   # pip takes any build of a version for the one that is asked for.
   [[ -e $TORCH_INSTALLED ]] && force=(--force-reinstall)
   say "installing $requirement (a large download)"
-  run_pip "cannot install $requirement (must be torch >= 2.6 and < 2.14: mmcv 2.1.0 is \
+  run_pip "cannot install $requirement (must be torch >= 2.6 and < 2.14: $(pin mmcv) is \
 C++17, which torch 2.14 no longer accepts; to go back: TORCH=$(pin torch))" \
     install --no-deps "${force[@]}" -c <(echo 'torch>=2.6,<2.14') "$requirement"
   printf '%s\n' "$choice" >"$TORCH_INSTALLED"
 }
 
 install_pinned() {
-  say 'installing the packages pinned in constraints.txt'
-  run_pip 'cannot install constraints.txt' \
-    install --no-deps -r <(grep -v -E '^(torch|torchvision|mmcv)==' constraints.txt)
+  local pinned="constraints${STACK:+-$STACK}.txt"
+  say "installing the packages pinned in $pinned"
+  run_pip "cannot install $pinned" \
+    install --no-deps -r <(pins | grep -v -E '^(torch|torchvision|([a-z]+-)?mmcv)==')
   # A chosen torch may need more than the pinned one, or other versions.
   run_pip 'cannot install what torch needs' install "torch==$(torch_version)"
 }
@@ -252,10 +275,10 @@ build_mmcv() {
   mkdir -p "$work"
   if [[ ! -d $work/mmcv ]]; then
     run_pip "cannot download $(pin mmcv)" download --no-deps --no-build-isolation \
-      --no-binary mmcv -d "$work" "$(pin mmcv)"
+      --no-binary "$(mmcv_name)" -d "$work" "$(pin mmcv)"
     rm -rf "$work/mmcv.part"
     mkdir "$work/mmcv.part"
-    tar -xzf "$work"/mmcv-*.tar.gz --strip-components=1 -C "$work/mmcv.part" ||
+    tar -xzf "$work"/*mmcv-*.tar.gz --strip-components=1 -C "$work/mmcv.part" ||
       die "cannot unpack the sources of mmcv in $work"
     mv "$work/mmcv.part" "$work/mmcv"
   fi
@@ -277,13 +300,13 @@ build_mmcv() {
 # Installs the wheel in folder $1 and tells whether its ops load.
 mmcv_installs() {
   run_pip 'cannot install the built mmcv' \
-    install --no-deps --force-reinstall "$1"/mmcv-*.whl
+    install --no-deps --force-reinstall "$1"/*mmcv-*.whl
   "$VENV_PYTHON" -c 'import mmcv.ops' >"$LOG" 2>&1
 }
 
 # Whether the mmcv in .venv is the wheel in folder $1, and works.
 mmcv_is_from() {
-  "$VENV_PYTHON" - "$1" >"$LOG" 2>&1 <<'PYTHON'
+  "$VENV_PYTHON" - "$(mmcv_name)" "$1" >"$LOG" 2>&1 <<'PYTHON'
 import json
 import sys
 from importlib.metadata import distribution
@@ -291,8 +314,9 @@ from pathlib import Path
 
 import mmcv.ops
 
-origin = json.loads(distribution('mmcv').read_text('direct_url.json'))['url']
-sys.exit(origin.rpartition('/')[0] != Path(sys.argv[1]).as_uri())
+name, home = sys.argv[1:]
+origin = json.loads(distribution(name).read_text('direct_url.json'))['url']
+sys.exit(origin.rpartition('/')[0] != Path(home).as_uri())
 PYTHON
 }
 
@@ -327,6 +351,7 @@ take_lock() {
 main() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   local python
+  check_stack
   if is_finished; then
     return
   fi

@@ -28,7 +28,7 @@ PROGRAMS = ('bash', 'cat', 'dirname', 'flock', 'grep', 'mkdir', 'sha256sum')
 def checkout(tmp_path):
     """A copy of what set-up reads; its path has a space, as users' paths have."""
     folder = tmp_path / 'my checkout'
-    for source in SOURCES:
+    for source in (*SOURCES, 'constraints-onedl.txt'):
         (folder / source).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / source, folder / source)
     return folder
@@ -51,7 +51,8 @@ def add_program(folder, name, script=f'exec {PYTHON} "$@"'):
 
 
 def environment(checkout, **changes):
-    inherited = {k: v for k, v in os.environ.items() if k not in ('PYTHON', 'TORCH')}
+    choices = ('PYTHON', 'TORCH', 'STACK', 'MAKEFLAGS')
+    inherited = {k: v for k, v in os.environ.items() if k not in choices}
     return {**inherited, 'XDG_CACHE_HOME': str(checkout / 'cache'), **changes}
 
 
@@ -312,6 +313,71 @@ def test_torchvision_without_its_library_declares_its_operators(finished, loads)
         [sys.executable, '-c', code], capture_output=True, text=True
     )
     assert result.stdout == 'torchvision.qnms\n', result.stderr
+
+
+# --- the stacks --------------------------------------------------------------
+
+
+def test_unknown_stack(checkout):
+    assert_one_line(set_up(checkout, STACK='oneld'), 'must be onedl', "is 'oneld'")
+    assert not list(checkout.glob('.venv*'))
+
+
+def pins(checkout, **changes):
+    lines = call(checkout, 'pins', **changes).stdout.splitlines()
+    return dict(line.split('==') for line in lines if line and line[0] != '#')
+
+
+def test_fork_replaces_the_distributions_of_openmmlab_alone(checkout):
+    stock, fork = pins(checkout), pins(checkout, STACK='onedl')
+    replaced = {name for name in stock if name.startswith('mm')}
+    assert replaced == {'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmsegmentation'}
+    added = fork.keys() - stock.keys()
+    assert len(added) == len(replaced)
+    assert all(name.startswith('onedl-mm') for name in added)
+    assert stock.items() - fork.items() == {(name, stock[name]) for name in replaced}
+
+
+def test_stacks_do_not_share_an_environment(finished):
+    """Each has its stamp, which covers the pins of that stack."""
+    onedl = {'STACK': 'onedl'}
+    (finished / '.venv-onedl').mkdir()
+    call(finished, 'fingerprint >$STAMP', **onedl).check_returncode()
+    stamped = '[[ $(<$STAMP) == "$(fingerprint)" ]]'
+    assert call(finished, 'is_finished').returncode == 0
+    assert call(finished, stamped, **onedl).returncode == 0
+    with (finished / 'constraints-onedl.txt').open('a') as file:
+        file.write('onedl-mmengine==9\n')
+    assert call(finished, 'is_finished').returncode == 0
+    assert call(finished, stamped, **onedl).returncode == 1
+
+
+@pytest.mark.parametrize(('stack', 'name'), [('', 'mmcv'), ('onedl', 'onedl-mmcv')])
+def test_mmcv_of_a_stack_has_its_place_in_the_cache(checkout, stack, name):
+    code = """
+    mmcv_key() { echo key; }
+    mmcv_is_from() { echo "$(mmcv_name) $1"; }
+    install_mmcv
+    """
+    found, home = call(checkout, code, STACK=stack).stdout.split(maxsplit=1)
+    version = pins(checkout, STACK=stack)[name]
+    assert found == name
+    cache = checkout / 'cache/attn_plugins'
+    assert home == f'{cache / f"{name}-{version}" / "key"}\n'
+
+
+@pytest.mark.parametrize(
+    ('words', 'folder'), [([], '.venv'), (['STACK=onedl'], '.venv-onedl')]
+)
+def test_make_runs_the_python_of_the_stack(words, folder):
+    result = subprocess.run(
+        ['make', '-n', 'test', *words],
+        cwd=ROOT,
+        env=environment(ROOT),
+        capture_output=True,
+        text=True,
+    )
+    assert f'\n{folder}/bin/python -m pytest' in result.stdout
 
 
 # --- pip ---------------------------------------------------------------------
