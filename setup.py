@@ -22,6 +22,7 @@ EXTRAS = {
     'test': ['hypothesis', 'pytest', 'ruff'],
 }
 EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
+EXTRAS['docs'] = ['latex2mathml', 'mkdocs-material>=9.7', 'mkdocstrings-python>=2']
 
 setup(
     name='attn_plugins',
@@ -32,15 +33,26 @@ setup(
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',  # the one that the tests are run on
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
     python_requires='>=3.10',
     packages=find_packages(include=['attn_plugins*']),
-    # `.mim/configs` and `.mim/tools` link to the folders of the repository; the wheel
-    # holds copies, where `mim` looks for them.
+    # `.mim` links to configs, tools and model-index.yml of the repository; the wheel
+    # holds copies, where `mim` and the catalogue look for them.
     package_data={'attn_plugins': ['py.typed', '.mim/**/*']},
     exclude_package_data={'attn_plugins': ['.mim/**/__pycache__/*']},
     # Never the mm distributions: a maintained fork ships the same modules under other
-    # names, and a hard dependency would install the originals over it.
-    install_requires=['torch>=2.6'],
+    # names, and a hard dependency would install the originals over it. PyYAML is for
+    # the catalogue of configs alone.
+    install_requires=['torch>=2.6', 'pyyaml'],
     extras_require=EXTRAS,
     zip_safe=False,
 )
