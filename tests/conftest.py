@@ -5,8 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 REPO = Path(__file__).resolve().parents[1]
+
+# The suite draws the same examples every time. `pytest --hypothesis-profile soak` draws
+# many and new ones.
+settings.register_profile(
+    'suite', derandomize=True, database=None, deadline=None, max_examples=220
+)
+settings.register_profile('soak', database=None, deadline=None, max_examples=5000)
+settings.load_profile('suite')
 
 
 @pytest.fixture(autouse=True)

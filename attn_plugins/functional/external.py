@@ -15,6 +15,7 @@ Two facts make it cheaper than it is printed:
   by 0.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -36,10 +37,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def check_normalization(normalization: str, eps: float) -> None:
     """Raises ``ValueError`` unless :func:`normalize_logits` takes these."""
     check_choice('normalization', normalization, ('double', 'softmax'))
-    if eps < 0 or (eps and normalization != 'double'):
+    is_number = isinstance(eps, int | float) and 0 <= eps < math.inf
+    if not is_number or (eps and normalization != 'double'):
         raise ValueError(
             "eps must be >= 0, and 0 unless normalization='double', "
-            f'got eps={eps} with normalization={normalization!r}'
+            f'got eps={eps!r} with normalization={normalization!r}'
         )
 
 
@@ -119,6 +121,7 @@ def slot_attention(
         )
     logits = key @ x
     if logit_bias is not None:
+        _check_shape('logit_bias', logit_bias, (key.shape[0],))
         logits = logits + logit_bias.unsqueeze(-1)
     return normalize_logits(logits, normalization=normalization, eps=eps)
 
@@ -195,6 +198,12 @@ def external_attention_block(
         ValueError: If ``order`` is unknown, or as in :func:`external_attention`.
     """
     check_choice('order', order, ORDERS)
+    _check_projections(query_weight, query_bias, key, value, out_weight)
+    if x.ndim < 2 or x.shape[-2] != query_weight.shape[1]:
+        raise ValueError(
+            f'x must be (..., {query_weight.shape[1]}, N) to fit query_weight '
+            f'{tuple(query_weight.shape)}, got {tuple(x.shape)}'
+        )
     if order == 'auto':
         order = 'folded' if x.shape[-1] > key.shape[0] else 'plain'
     if order == 'plain':
@@ -239,7 +248,11 @@ def fold_projections(
     Returns:
         ``M_k W`` and ``(W_o M_v)^T``, ``(S, C)`` each, and the bias of the logits,
         ``(S,)`` or None.
+
+    Raises:
+        ValueError: If shapes do not fit.
     """
+    _check_projections(query_weight, query_bias, key, value, out_weight)
     folded_key = key @ query_weight
     folded_value = value @ out_weight.T
     if query_bias is None:
@@ -247,6 +260,35 @@ def fold_projections(
     if normalization == 'double':
         return folded_key + 0 * query_bias.sum(), folded_value, None
     return folded_key, folded_value, key @ query_bias
+
+
+def _check_projections(
+    query_weight: Tensor,
+    query_bias: Tensor | None,
+    key: Tensor,
+    value: Tensor,
+    out_weight: Tensor,
+) -> None:
+    if key.ndim != 2:
+        raise ValueError(f'key must be (S, D), got {tuple(key.shape)}')
+    slots, width = key.shape
+    _check_shape('query_weight', query_weight, (width, None))
+    _check_shape('value', value, (slots, width))
+    _check_shape('out_weight', out_weight, (None, width))
+    if query_bias is not None:
+        _check_shape('query_bias', query_bias, (width,))
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...]) -> None:
+    """Raises ``ValueError`` unless the shape is as expected; None is any size."""
+    if tensor.ndim != len(expected) or any(
+        size is not None and size != found
+        for size, found in zip(expected, tensor.shape, strict=True)
+    ):
+        sizes = ', '.join('*' if size is None else str(size) for size in expected)
+        raise ValueError(
+            f'{name} must be ({sizes}) to fit key, got {tuple(tensor.shape)}'
+        )
 
 
 def product_moments(value: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,13 +22,16 @@ def resize_table(table: Tensor, size: int, *, keep_sum: bool = False) -> Tensor:
         ``(2 * size - 1, D)``; at ``size == R`` the table itself.
 
     Raises:
-        ValueError: If the table is not a matrix of an odd number of rows.
+        ValueError: If the table is not a matrix of an odd number of rows, or the size
+            is not positive.
     """
     if table.ndim != 2 or table.shape[0] % 2 == 0:
         raise ValueError(
             'table must be (2 * R - 1, D): one row per offset, '
             f'got {tuple(table.shape)}'
         )
+    if size < 1:
+        raise ValueError(f'size must be a positive integer, got {size!r}')
     reference = (table.shape[0] + 1) // 2
     if size == reference:
         return table

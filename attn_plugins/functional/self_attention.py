@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .external import Normalization, check_normalization
 
+_BIAS_UNIT = 2.0**11
+
 
 def self_attention(
     q: Tensor,
@@ -41,9 +43,14 @@ def self_attention(
         ``(B, h, N, D)``.
 
     Raises:
-        ValueError: If ``normalization`` is unknown.
+        ValueError: If ``normalization`` is unknown or shapes do not fit.
     """
     check_normalization(normalization, 0)
+    if q.ndim != 4 or not q.shape == k.shape == v.shape:
+        raise ValueError(
+            'q, k and v must be (B, h, N, D) all three, got '
+            f'{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}'
+        )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if normalization == 'softmax':
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -53,13 +60,14 @@ def self_attention(
         for block in k.split(block_size, dim=-2)
     ]
     bias = -torch.cat(blocks, dim=-1).unsqueeze(-1)
-    # Two more channels, q.k + 1 * bias + 1 * rest: what half precision rounds off the
-    # bias is the rest. The fused kernels want v as wide as q and k.
-    rounded = bias.to(k.dtype)
-    rest = (bias - rounded).to(k.dtype)
+    # Two more channels, q.k + unit * high + 1 * rest: what half precision rounds off
+    # the bias is the rest. The unit, a power of two, keeps it in float16's range. The
+    # fused kernels want v as wide as q and k.
+    high = (bias / _BIAS_UNIT).to(k.dtype)
+    rest = (bias - _BIAS_UNIT * high.to(bias.dtype)).to(k.dtype)
     out = F.scaled_dot_product_attention(
-        F.pad(q, (0, 2), value=1.0),
-        torch.cat([k, rounded, rest], dim=-1),
+        F.pad(F.pad(q, (0, 1), value=_BIAS_UNIT), (0, 1), value=1.0),
+        torch.cat([k, high, rest], dim=-1),
         F.pad(v, (0, 2)),
         scale=1.0,
     )
@@ -67,7 +75,11 @@ def self_attention(
 
 
 def _log_sum_exp(q: Tensor, k: Tensor) -> Tensor:
-    """Log-sum-exp over queries of every key's logits, ``(B, h, keys)``."""
-    logits = k @ q.mT
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.to(dtype).logsumexp(dim=-1)
+    """Log-sum-exp over queries of every key's logits, ``(B, h, keys)``.
+
+    In float32 or better, under autocast too: products of large keys and queries leave
+    the range of float16.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        return (k.to(dtype) @ q.to(dtype).mT).logsumexp(dim=-1)

@@ -37,7 +37,13 @@ from ..functional.external import (
     slot_attention,
 )
 from .batch_norm import is_foldable, scale_and_shift
-from .checks import check_divides, check_map, check_positive, check_tokens
+from .checks import (
+    check_divides,
+    check_flags,
+    check_map,
+    check_positive,
+    check_tokens,
+)
 
 
 class ExternalAttention2d(nn.Module):
@@ -88,6 +94,7 @@ class ExternalAttention2d(nn.Module):
         )
         check_normalization(normalization, eps)
         check_choice('order', order, ORDERS)
+        check_flags(tied=tied)
         self.in_channels = in_channels
         self.num_slots = num_slots
         self.normalization = normalization
@@ -205,10 +212,14 @@ class EANeck(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in dict(in_channels=in_channels, stages=stages).items():
-            if not isinstance(value, Sequence):
+            if not isinstance(value, Sequence) or not all(
+                isinstance(number, int) for number in value
+            ):
                 raise ValueError(
-                    f'{name} must be a sequence with one number per map, got {value!r}'
+                    f'{name} must be a sequence of integers, one per map, got {value!r}'
                 )
+        for channels in in_channels:
+            check_positive(in_channels=channels)
         count = len(in_channels)
         for stage in stages:
             if not -count <= stage < count:
@@ -299,6 +310,7 @@ class MultiHeadExternalAttention(nn.Module):
         )
         check_divides(num_heads=num_heads, mid_channels=mid_channels)
         check_normalization(normalization, eps)
+        check_flags(bias=bias)
         self.in_channels = in_channels
         self.num_heads = num_heads
         self.normalization = normalization

@@ -28,7 +28,15 @@ from ..functional.gsa import (
     axial_position_attention,
     content_attention,
 )
-from .checks import check_divides, check_map, check_positive, height_and_width
+from ..functional.precision import kept_wide, saturated, widened
+from .batch_norm import normalize
+from .checks import (
+    check_divides,
+    check_flags,
+    check_map,
+    check_positive,
+    height_and_width,
+)
 from .tables import resize_tables_on_load
 
 
@@ -88,6 +96,9 @@ class GlobalSelfAttention(nn.Module):
         super().__init__()
         check_positive(in_channels=in_channels, num_heads=num_heads)
         check_divides(num_heads=num_heads, in_channels=in_channels)
+        check_flags(
+            content=content, columns=columns, rows=rows, axial_content=axial_content
+        )
         height, width = height_and_width(rel_pos_size=rel_pos_size)
         if max_shift is not None:
             check_positive(max_shift=max_shift)
@@ -144,16 +155,26 @@ class GlobalSelfAttention(nn.Module):
         B, C, H, W = x.shape
         # (H, W, B * h, D) are tokens of the columns as well as of the whole map: both
         # are views, and with a batch of one the pixels are a view of the input.
-        pixels = x.permute(2, 3, 0, 1).reshape(-1, C)
+        D = C // self.num_heads
+        pixels = x.permute(2, 3, 0, 1).reshape(H * W * B, C)
         q, v, *k = (
-            F.linear(pixels, weight).view(H, W, B * self.num_heads, -1)
+            F.linear(pixels, weight).view(H, W, B * self.num_heads, D)
             for weight in self.qvk.weight.flatten(1).split(C)
         )
+        # What is attended to counts by a product, so that it has the square of the
+        # map's scale, before the norm between columns and rows at least.
+        with kept_wide(q):
+            out = self._attend_globally(B, *widened(q, v, *k))
+        return saturated(out, q.dtype)
+
+    def _attend_globally(self, B: int, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+        """Attends to all pixels and along the axes: ``(H, W, B * h, D)`` to maps."""
+        H, W, _, D = q.shape
         terms = []  # (B, h, D, H, W) each
         if self.content and not self.axial_content:
             content = content_attention(*(t.flatten(0, 1) for t in (q, *k, v)))
-            terms.append(content.view(B, self.num_heads, -1, H, W))
-            k = []
+            terms.append(content.view(B, self.num_heads, D, H, W))
+            k = ()
         if self.rel_h is not None or self.rel_w is not None:
             terms.append(self._attend_axially(B, q, v, *k))
         out = sum(terms[1:], start=terms[0]).flatten(1, 2).contiguous()
@@ -176,6 +197,7 @@ class GlobalSelfAttention(nn.Module):
         return out.view(B, self.num_heads, H, D, W).transpose(2, 3)
 
     def _attend(self, table: Tensor, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+        table = table.to(torch.promote_types(table.dtype, q.dtype))
         if self.axial_content:
             return axial_attention(q, *k, v, table, max_shift=self.max_shift)
         return axial_position_attention(q, v, table, max_shift=self.max_shift)
@@ -185,7 +207,7 @@ class GlobalSelfAttention(nn.Module):
         channels = x.flatten(2, 3)
         if isinstance(self.norm, _BatchNorm):
             # Its statistics are over all but channels: columns can be images.
-            out = self.norm(channels.flatten(0, 1).unsqueeze(-1))
+            out = normalize(self.norm, channels.flatten(0, 1).unsqueeze(-1))
         else:
             out = self.norm(channels.permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
         return out.reshape(x.shape)

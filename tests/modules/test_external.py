@@ -266,3 +266,31 @@ def test_neck_refuses_another_number_of_maps():
 def test_neck_names_channels_that_do_not_fit():
     with pytest.raises(ValueError, match=r'expects \(B, 8, H, W\), got \(1, 6, 2, 2\)'):
         EANeck([8])((torch.randn(1, 6, 2, 2),))
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: ExternalAttention2d(8, True), 'num_slots must be a positive integer'),
+        (lambda: ExternalAttention2d(8, eps=float('nan')), 'eps must be >= 0'),
+        (lambda: ExternalAttention2d(8, tied='no'), 'tied must be True or False'),
+        (lambda: EANeck('8'), 'in_channels must be a sequence of integers'),
+        (lambda: EANeck([8, 0]), 'in_channels must be a positive integer, got 0'),
+        (lambda: EANeck([8], ['0']), 'stages must be a sequence of integers'),
+    ],
+)
+def test_arguments_that_used_to_pass_or_to_fail_elsewhere(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ('x', 'message'),
+    [
+        (torch.ones(2, 8, 0, 3), 'at least one pixel'),
+        (torch.ones(2, 8, 3, 3, dtype=torch.long), 'floating-point'),
+    ],
+)
+def test_maps_without_pixels_and_of_integers_are_refused(x, message):
+    with pytest.raises(ValueError, match=message):
+        ExternalAttention2d(8)(x)

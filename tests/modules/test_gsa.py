@@ -382,3 +382,13 @@ def test_an_enlarged_picture_gives_an_enlarged_output():
     for scale in (2, 6):
         large = layer(F.interpolate(x, scale_factor=scale))
         assert_close(large, F.interpolate(small, scale_factor=scale))
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    layer = GlobalSelfAttention(8, 2, rel_pos_size=3, stride=2).eval()
+    assert layer(torch.ones(0, 8, 3, 5)).shape == (0, 8, 2, 3)
+
+
+def test_flags_are_flags():
+    with pytest.raises(ValueError, match='content must be True or False, got -1'):
+        GlobalSelfAttention(8, 2, rel_pos_size=3, content=-1)
