@@ -33,6 +33,8 @@ adamw = dict(_delete_=True, type='AdamW', lr=0.001, weight_decay=0.01)
 optim_wrapper = dict(optimizer=adamw)
 poly = dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=200, by_epoch=False)
 param_scheduler = [poly]
-train_cfg = dict(max_iters=200, val_interval=40)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=100))
+# Interrupted, it goes on with --resume as if nothing had happened.
+train_cfg = dict(type='ResumableIterBasedTrainLoop', max_iters=200, val_interval=40)
+saving = dict(type='ResumableCheckpointHook', interval=100)
+default_hooks = dict(logger=dict(interval=10), checkpoint=saving)
 randomness = dict(seed=0)

@@ -1,4 +1,4 @@
-"""Registers the host-free layers, necks and hooks in mmengine's root registries.
+"""Registers the host-free layers, necks, hooks and loops in mmengine's root registries.
 
 Every host looks a name up there after its own registry, so one registration serves all.
 """
@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 from .. import modules
 from ..checkpoints.loading import install_safe_loading
-from . import hooks
+from . import hooks, loops, saving
 from .norms import takes_norm_cfg
 
 LAYERS = (
@@ -19,7 +19,12 @@ LAYERS = (
     'SelfAttention2d',
 )
 
-REGISTERED = (*LAYERS, *hooks.REGISTERED)
+REGISTERED = (
+    *LAYERS,
+    *hooks.REGISTERED,
+    *loops.REGISTERED,
+    *saving.REGISTERED,
+)
 
 for name in LAYERS:
     layer = getattr(modules, name)
