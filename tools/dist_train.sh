@@ -7,10 +7,12 @@ if (($# < 2)); then
     sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 fi
-config=$1 gpus=$2
+config=$1 gpus=$2 python=${PYTHON:-python} train=$(dirname "$0")/train.py
 shift 2
-exec "${PYTHON:-python}" -m torch.distributed.run \
+# A mistake ends here, with one line of the first node: torchrun would add its forty.
+RANK=${NODE_RANK:-0} "$python" "$train" "$config" --launcher pytorch --dry-run "$@"
+exec "$python" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node-rank="${NODE_RANK:-0}" \
     --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}" \
     --nproc-per-node="$gpus" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+    "$train" "$config" --launcher pytorch "$@"

@@ -20,6 +20,7 @@ from attn_plugins.mm.launch import (
     load_config,
     one_line_errors,
 )
+from attn_plugins.mm.processes import prepare_processes
 from attn_plugins.mm.testing import (
     augment_test_time,
     dump_predictions,
@@ -79,7 +80,9 @@ def prepare(args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
-    Runner.from_cfg(prepare(args)).test()
+    cfg = prepare(args)
+    prepare_processes(cfg)
+    Runner.from_cfg(cfg).test()
     for folder in filter(None, (args.show_dir, args.out)):
         print(f'wrote {folder}')
 

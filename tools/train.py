@@ -8,7 +8,7 @@ tools/dist_train.sh CONFIG 4                     # 4 GPUs
 import argparse
 
 from mmengine.device import is_cuda_available
-from mmengine.runner import Runner
+from mmengine.registry import RUNNERS
 
 from attn_plugins.mm.launch import (
     LaunchError,
@@ -18,6 +18,7 @@ from attn_plugins.mm.launch import (
     load_config,
     one_line_errors,
 )
+from attn_plugins.mm.processes import prepare_processes
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +36,9 @@ def parse_args() -> argparse.Namespace:
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by the batch size (auto_scale_lr in the config)',
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='check command, config and data, no more'
     )
     add_common_arguments(parser)
     return parser.parse_args()
@@ -58,7 +62,11 @@ def main() -> None:
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
     check_data(cfg, 'train', 'val')
-    Runner.from_cfg(cfg).train()
+    prepare_processes(cfg)
+    if args.dry_run:
+        return
+    # As in stock tools: a config for mmengine's strategies names another runner.
+    RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg).train()
 
 
 if __name__ == '__main__':

@@ -246,6 +246,7 @@ def test_amp_without_a_gpu_says_so(data, tmp_path):
         (
             'dist_train.sh',
             ['c.py', '4', '--amp'],
+            'TOOLS/train.py c.py --launcher pytorch --dry-run --amp\n'
             '-m torch.distributed.run --nnodes=1 --node-rank=0 --master-addr=127.0.0.1 '
             '--master-port=29500 --nproc-per-node=4 TOOLS/train.py c.py '
             '--launcher pytorch --amp',

@@ -1,0 +1,75 @@
+"""What the tests of several processes share: their start, and a SyncBN for CPUs."""
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+
+def forward(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
+    """What ``nn.SyncBatchNorm.forward`` computes on GPUs, and refuses on a CPU.
+
+    Plain sums of float64, all-reduced: nothing of the package's own closed form.
+    """
+    if not norm.training:
+        statistics = norm.running_mean, norm.running_var
+        return F.batch_norm(x, *statistics, norm.weight, norm.bias, eps=norm.eps)
+    flat = x.double().transpose(0, 1).flatten(1)
+    count = torch.full_like(flat[:, 0], flat.shape[1])
+    sums = all_reduce(torch.stack([flat.sum(1), flat.square().sum(1), count]))
+    mean, square, n = sums[0] / sums[2], sums[1] / sums[2], sums[2].detach()
+    var = square - mean.square()
+    with torch.no_grad():
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean.to(x.dtype), norm.momentum)
+        norm.running_var.lerp_((var * n / (n - 1)).to(x.dtype), norm.momentum)
+    scale = norm.weight / (var + norm.eps).sqrt()
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    out = x * scale.view(shape) + (norm.bias - mean * scale).view(shape)
+    return out.to(x.dtype)
+
+
+def start(work: Callable, world_size: int, folder: Path) -> list:
+    """Returns what ``work()`` returns in each of several processes that meet by gloo.
+
+    They are forks: what is imported is there. The caller must not have computed
+    anything in several threads, so it is a script, not the process of the tests.
+
+    Args:
+        work: The function.
+        world_size: How many processes.
+        folder: Where they meet and leave their results.
+    """
+    processes = [
+        multiprocessing.get_context('fork').Process(
+            target=_enter, args=(work, rank, world_size, folder)
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * world_size
+    return [torch.load(folder / f'{world_size}.{r}.pt') for r in range(world_size)]
+
+
+def _enter(work: Callable, rank: int, world_size: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo',
+        init_method=f'file://{folder / f"{world_size}.meet"}',
+        rank=rank,
+        world_size=world_size,
+    )
+    nn.SyncBatchNorm.forward = forward
+    # All that it does is to refuse them.
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None
+    torch.save(work(), folder / f'{world_size}.{rank}.pt')
+    dist.destroy_process_group()
