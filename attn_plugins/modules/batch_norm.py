@@ -68,6 +68,30 @@ def scale_and_shift(
     return scale, shift
 
 
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Returns ``norm(x)``, for an ``x`` of a wider type than the parameters as well.
+
+    torch's own kernels refuse that, and rounded first ``x`` could be infinite.
+
+    Args:
+        norm: The norm; of a wider ``x``, one that folds, or it is rounded after all.
+        x: ``(B, C, ...)``.
+    """
+    weight = getattr(norm, 'weight', None)
+    if weight is None or x.itemsize <= weight.itemsize:
+        return norm(x)
+    if not is_foldable(norm):
+        return norm(x.to(weight.dtype))
+
+    def moments() -> tuple[Tensor, Tensor]:
+        var, mean = torch.var_mean(x.transpose(0, 1).flatten(1), dim=1, correction=0)
+        return mean, var
+
+    scale, shift = scale_and_shift(norm, moments, x[:, 0].numel())
+    shape = (-1, *(1,) * (x.ndim - 2))
+    return x * scale.view(shape) + shift.view(shape)
+
+
 def _over_processes(
     mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,8 +33,9 @@ from ..functional.lesa import (
     position_moments,
     relative_attention,
 )
+from ..functional.precision import kept_wide, widened
 from ..functional.relpos import resize_table
-from .batch_norm import is_foldable, scale_and_shift
+from .batch_norm import is_foldable, normalize, scale_and_shift
 from .checks import check_divides, check_map, check_positive, height_and_width
 from .recompute import checkpoint_forward
 from .tables import resize_tables_on_load
@@ -265,9 +266,11 @@ class FlatContextTerm2d(_Context):
         return own.unflatten(-1, x.shape[2:])
 
     def _attention(self, q: Tensor, k: Tensor) -> Tensor:
-        terms = flat_similarities(q, k, self.rel, self.rel_pos_size)
-        logits = self.similarity_norm(terms.flatten(1, 2)).unflatten(1, (3, -1)).sum(1)
-        return logits.softmax(-1, dtype=_accumulation_type(logits)).to(logits.dtype)
+        with kept_wide(q):
+            terms = flat_similarities(*widened(q, k, self.rel), self.rel_pos_size)
+            terms = normalize(self.similarity_norm, terms.flatten(1, 2))
+        logits = terms.unflatten(1, (3, -1)).sum(1)
+        return logits.softmax(-1, dtype=_accumulation_type(logits)).to(q.dtype)
 
 
 def _accumulation_type(x: Tensor) -> torch.dtype:
