@@ -1,9 +1,10 @@
 """Says what is installed, what works, and which command mends what does not.
 
 Run ``python -m attn_plugins.doctor``. The exit status is 0 only if the main job can
-run: training EANet with mmseg.
+run: training EANet with mmseg. With ``--data`` it looks for the data sets instead.
 """
 
+import argparse
 import importlib
 import re
 import shlex
@@ -15,6 +16,7 @@ from importlib.metadata import packages_distributions, version
 
 import torch
 
+from .datasets import report
 from .registration import host_errors, registered_components
 
 # What to import for proof: `import mmseg` alone, for one, succeeds without what its
@@ -241,7 +243,26 @@ def commands(
     return ['\n  '.join([title, *lines])] if lines else []
 
 
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='python -m attn_plugins.doctor',
+        description='Says what is installed and how to mend what does not work.',
+    )
+    parser.add_argument(
+        '--data',
+        nargs='?',
+        const='data',
+        metavar='ROOT',
+        help='look for the data sets in this folder (default: data) instead',
+    )
+    return parser.parse_args()
+
+
 def main() -> int:
+    args = parse_args()
+    if args.data is not None:
+        print(report(args.data))
+        return 0
     findings = examine_all()
     problems = [finding for finding in findings if finding.stops_the_main_job]
     notes = [finding for finding in findings if not finding.stops_the_main_job]

@@ -5,8 +5,9 @@
     python tools/complexity.py --models                 # EA configs, their stock bases
 
 Counted by torch's own flop counter (products and convolutions; a multiply-accumulate is
-half of what it calls a flop) on fake tensors, so that nothing is computed and no weight
-is allocated. Table XII's parameters leave out those of norms.
+half of what it calls a flop) on fake tensors, so that nothing is computed. Deformable
+convolutions count as plain ones, without what interpolates between pixels. Table XII's
+parameters leave out those of norms.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from benchmarks.tables import markdown
@@ -30,6 +32,7 @@ from mmseg.models.decode_heads.ham_head import Hamburger
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import conv2d
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -225,19 +228,39 @@ def count(
     forward: Callable[[nn.Module, Tensor], object] = lambda model, x: model(x),
 ) -> Cost:
     """Counts the inference of what ``build`` returns on one input of the shape."""
+    model = (
+        build().eval()
+    )  # in earnest: some read numbers off tensors as they are built
     # Not the meta device, which autocast does not know; and not the fused attention,
     # which the counter does not know on a CPU.
-    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        model = build().eval()
-        x = torch.empty(*shape)
-        with FlopCounterMode(display=False) as counter:
-            forward(model, x)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        sdpa_kernel(SDPBackend.MATH),
+        torch.no_grad(),
+        mock.patch('mmcv.ops.deform_conv.deform_conv2d', _plain_convolution),
+        FlopCounterMode(display=False) as counter,
+    ):
+        forward(model, torch.empty(*shape))
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     total, of_norms = (
         sum(param.numel() for param in part.parameters())
         for part in (model, nn.ModuleList(norms))
     )
     return Cost(total - of_norms, of_norms, counter.get_total_flops() // 2)
+
+
+def _plain_convolution(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    *options: object,
+) -> Tensor:
+    """Stands in for mmcv's operator, which takes no fake tensors."""
+    return conv2d(x, weight, None, stride, padding, dilation, groups)
 
 
 def load_model_config(name: str) -> Config:
@@ -263,10 +286,14 @@ def forward_model(model: nn.Module, x: Tensor) -> None:
     feats = model.extract_feat(x)
     if hasattr(model, 'decode_head'):
         model.decode_head(feats)
+    elif hasattr(model, 'head'):
+        model.head(feats)
     elif not hasattr(model, 'roi_head'):
         model.bbox_head(feats)
     else:
         model.rpn_head(feats)
+        if getattr(model.roi_head, 'semantic_head', None):
+            model.roi_head.semantic_head(feats)
         for name, rois, size in (('bbox', PROPOSALS, 7), ('mask', DETECTIONS, 14)):
             heads = getattr(model.roi_head, f'{name}_head', None) or ()
             for head in heads if isinstance(heads, Iterable) else [heads]:
