@@ -37,6 +37,7 @@ class NumberedBatches:
     def __init__(self, batch_sampler: Any, endless: bool) -> None:
         self.batch_sampler = batch_sampler
         self.sampler = batch_sampler.sampler  # where mmengine's hooks look for it
+        self.batch_size = batch_sampler.batch_size  # and FlexibleRunner for that
         self.endless = endless
         self.epoch = 0
         self.first = 0
