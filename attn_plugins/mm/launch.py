@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from ..checkpoints.writing import WriteError
+
 SPLITS = ('train', 'val', 'test')
 
 
@@ -176,6 +178,11 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (LaunchError, FileNotFoundError, pickle.UnpicklingError) as error:
+    except (
+        LaunchError,
+        FileNotFoundError,
+        WriteError,
+        pickle.UnpicklingError,
+    ) as error:
         rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
         sys.exit(f'{Path(sys.argv[0]).name}: error: {error}' if rank == '0' else 1)
