@@ -11,6 +11,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from attn_plugins.checkpoints.writing import WriteError
 from attn_plugins.mm.launch import (
     LaunchError,
     add_common_arguments,
@@ -155,10 +156,10 @@ def test_remote_data_is_not_looked_for():
     check_data(Config(dict(test_dataloader=dict(dataset=dataset))), 'test')
 
 
-@pytest.mark.parametrize('error', [LaunchError('why'), FileNotFoundError('why')])
+@pytest.mark.parametrize('error', [LaunchError, FileNotFoundError, WriteError])
 def test_mistakes_end_with_one_line(error):
     with pytest.raises(SystemExit, match=r'error: why$'), one_line_errors():
-        raise error
+        raise error('why')
 
 
 def test_only_the_first_process_speaks(monkeypatch):
