@@ -58,9 +58,7 @@ class Entry:
     @property
     def figures(self) -> str:
         """The printed figures in one line."""
-        return ', '.join(
-            f'{value:g} {metric}' for metric, value in self.printed.items()
-        )
+        return ', '.join(f'{value} {metric}' for metric, value in self.printed.items())
 
     def matches(self, method: str, dataset: str, host: str) -> bool:
         """Whether each property contains the text that is asked for."""

@@ -8,7 +8,6 @@ import pytest
 
 from attn_plugins.datasets import DATASETS, DataSet, Part, examine, report
 
-
 # One of each data set that names folders, and of each way to use it.
 CONFIGS = (
     'eanet_r101_ade20k',

@@ -182,7 +182,7 @@ def models(names: list[str], counted: dict[str, dict]) -> Iterator[dict]:
 
 def collections() -> list[dict]:
     return [
-        dict(Name=name, Paper=paper, README=f'docs/{stem}.md')
+        dict(Name=name, Paper=dict(paper), README=f'docs/{stem}.md')
         for name, (stem, paper) in COLLECTIONS.items()
     ]
 
