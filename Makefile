@@ -5,13 +5,14 @@ PY := .venv$(STACK:%=-%)/bin/python
 # several times what it can gain on an idle one.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint peers
 
 help:
 	@echo 'make setup   create .venv and install everything, pinned (TORCH=... picks a torch)'
 	@echo 'make demo    train EANet on a small data set, evaluate it, show pictures'
 	@echo 'make test    lint, then run the tests'
 	@echo 'make lint    check style alone'
+	@echo "make peers   run mmseg's own tests on our backbones and head (downloads them)"
 	@echo
 	@echo 'STACK=onedl  after any of them: on the maintained fork of OpenMMLab, .venv-onedl'
 
@@ -27,3 +28,6 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest -rs
+
+peers: setup
+	$(PY) tests/peers/run.py

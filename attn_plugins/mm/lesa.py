@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..modules.lesa import LESA2d
 from ..registration import missing_modules
+from .derived import derived
 from .resnet import AttnStages, check_stages
 
 
@@ -62,7 +63,7 @@ def deformable_conv(dcn: dict, *args, **kwargs) -> nn.Module:
     options = {k: v for k, v in dcn.items() if k != 'fallback_on_stride'}
     with MODELS.switch_scope_and_registry(None) as registry:
         kind = registry.get(options['type'])
-    options['type'] = type(kind.__name__, (_TakesSmallMaps, kind), {})
+    options['type'] = derived(_TakesSmallMaps, kind)
     return build_conv_layer(options, *args, **kwargs)
 
 

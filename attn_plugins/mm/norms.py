@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .derived import derived
+
 
 def norm_layer_of(norm_cfg: dict) -> Callable[[int], nn.Module]:
     """Returns what makes the norm of a config from a channel count."""
@@ -18,14 +20,11 @@ def takes_norm_cfg(cls: type[nn.Module]) -> type[nn.Module]:
 
     Without ``norm_cfg`` the module keeps its own default norm.
     """
+    return derived(_TakesNormCfg, cls)
 
-    class WithNormCfg(cls):
-        def __init__(self, *args, norm_cfg: dict | None = None, **kwargs) -> None:
-            if norm_cfg is not None:
-                kwargs['norm_layer'] = norm_layer_of(norm_cfg)
-            super().__init__(*args, **kwargs)
 
-    WithNormCfg.__name__ = cls.__name__
-    WithNormCfg.__qualname__ = cls.__qualname__
-    WithNormCfg.__doc__ = cls.__doc__
-    return WithNormCfg
+class _TakesNormCfg:
+    def __init__(self, *args, norm_cfg: dict | None = None, **kwargs) -> None:
+        if norm_cfg is not None:
+            kwargs['norm_layer'] = norm_layer_of(norm_cfg)
+        super().__init__(*args, **kwargs)

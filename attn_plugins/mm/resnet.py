@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..modules.checks import height_and_width
 from ..modules.recompute import checkpoint_forward
 from ..modules.tables import resize_tables_on_load
+from .derived import derived
 from .norms import norm_layer_of
 
 STEM_STRIDE = 4  # of every stem of the hosts: a convolution and a pooling, 2 each
@@ -56,41 +57,38 @@ def check_options(
             )
 
 
-def widened(bottleneck: type[nn.Module]) -> type[nn.Module]:
-    """Makes a bottleneck class of a Wide ResNet: kernel channels doubled.
+class Widened:
+    """A bottleneck of a Wide ResNet: a mixin that doubles the kernel channels.
 
     All that the block builds inside is of twice the width, plugins and deformable
     convolutions included; what goes in and comes out is as wide as before.
     """
 
-    class WideBottleneck(bottleneck):
-        def __init__(self, **kwargs) -> None:
-            # Twice the planes at half the expansion. The class attribute, which the
-            # host sizes the stages with, stays.
-            if 'expansion' in kwargs:  # mmpretrain
-                kwargs['expansion'] //= 2
-            else:
-                self.expansion = bottleneck.expansion // 2
-                kwargs['planes'] *= 2
-            super().__init__(**kwargs)
-
-    return WideBottleneck
+    def __init__(self, **kwargs) -> None:
+        # Twice the planes at half the expansion. The class attribute, which the host
+        # sizes the stages with, stays.
+        if 'expansion' in kwargs:  # mmpretrain
+            kwargs['expansion'] //= 2
+        else:
+            self.expansion = type(self).expansion // 2
+            kwargs['planes'] *= 2
+        super().__init__(**kwargs)
 
 
-def recomputed(block: type[nn.Module]) -> type[nn.Module]:
-    """Makes a block class whose ``with_cp`` moves running statistics once."""
+class Recomputed:
+    """A block whose ``with_cp`` moves running statistics once: a mixin."""
 
-    class RecomputedBlock(block):
-        def __init__(self, **kwargs) -> None:
-            super().__init__(**kwargs)
-            self.with_cp = False  # the host's own, which moves them twice
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return checkpoint_forward(self, self._forward_once, x)
+        return super().forward(x)
 
-        def forward(self, x: Tensor) -> Tensor:
-            if x.requires_grad:
-                return checkpoint_forward(self, super().forward, x)
+    def _forward_once(self, x: Tensor) -> Tensor:
+        self.with_cp = False  # the host's own, which moves them twice
+        try:
             return super().forward(x)
-
-    return RecomputedBlock
+        finally:
+            self.with_cp = True
 
 
 def report_partial_load(
@@ -193,10 +191,13 @@ class AttnStages:
     def make_res_layer(self, block: type[nn.Module], **kwargs) -> nn.Module:
         # Here, and not in arch_settings: the hosts compare the class in there with
         # their own to decide on zero_init_residual.
-        if self.wide:
-            block = widened(block)
+        mixins = []
         if kwargs['with_cp'] and any(self.stage_with_attn):
-            block = recomputed(block)
+            mixins.append(Recomputed)
+        if self.wide:
+            mixins.append(Widened)
+        if mixins:
+            block = derived(*mixins, block)
         return super().make_res_layer(block=block, **kwargs)
 
     def _chosen_blocks(self) -> Iterator[tuple[int, nn.Module, bool, int]]:
