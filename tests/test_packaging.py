@@ -18,18 +18,27 @@ def pip(*arguments, **options):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('wheel')
-    sources = folder / 'sources'
-    # A build writes into its sources. The links in `.mim` stay links, as in git.
-    unwanted = shutil.ignore_patterns(
-        '.*cache', '.git', '.venv*', 'build', 'data', 'work_dirs'
-    )
-    shutil.copytree(ROOT, sources, symlinks=True, ignore=unwanted)
+def build_wheel(folder, sources):
     pip('wheel', '--no-deps', '--no-build-isolation', '-w', folder, sources)
     (path,) = folder.glob('*.whl')
     return path
+
+
+@pytest.fixture(scope='module')
+def sources(tmp_path_factory):
+    """A copy, as a build writes into its sources."""
+    folder = tmp_path_factory.mktemp('checkout') / 'sources'
+    # The links in `.mim` stay links, as in git.
+    unwanted = shutil.ignore_patterns(
+        '.*cache', '.git', '.venv*', 'build', 'data', 'site', 'work_dirs'
+    )
+    shutil.copytree(ROOT, folder, symlinks=True, ignore=unwanted)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(sources, tmp_path_factory):
+    return build_wheel(tmp_path_factory.mktemp('wheel'), sources)
 
 
 @pytest.fixture(scope='module')
@@ -53,11 +62,36 @@ def test_wheel_carries_all_that_mim_looks_for(contents, folder):
     assert expected <= contents
 
 
-def test_links_reach_the_folders_of_the_checkout():
-    for folder in ('configs', 'tools'):
-        link = ROOT / 'attn_plugins/.mim' / folder
+def test_wheel_carries_the_model_index(contents):
+    assert 'attn_plugins/.mim/model-index.yml' in contents
+    assert 'attn_plugins/.mim/configs/metafile.yml' in contents
+
+
+def test_links_reach_the_checkout():
+    for name in ('configs', 'tools', 'model-index.yml'):
+        link = ROOT / 'attn_plugins/.mim' / name
         assert link.is_symlink()
-        assert link.resolve() == ROOT / folder
+        assert link.resolve() == ROOT / name
+
+
+def test_sources_make_the_same_wheel(sources, contents, tmp_path):
+    """What `setup.py sdist` packs is enough to build and to develop."""
+    command = [sys.executable, 'setup.py', '-q', 'sdist', '-d', tmp_path]
+    result = subprocess.run(command, cwd=sources, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (archive,) = tmp_path.glob('*.tar.gz')
+    shutil.unpack_archive(archive, tmp_path)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    for name in (
+        'LICENSE',
+        'Makefile',
+        'mkdocs.yml',
+        'tests/conftest.py',
+        'docs/lesa.md',
+    ):
+        assert (folder / name).is_file()
+    with zipfile.ZipFile(build_wheel(tmp_path / 'wheel', folder)) as rebuilt:
+        assert set(rebuilt.namelist()) == contents
 
 
 def test_wheel_has_nothing_but_the_package(contents):
@@ -75,25 +109,80 @@ def test_requirements(wheel, contents):
     needs = [line for line in lines if line.startswith('Requires-Dist')]
     # Anything else could bring an mm distribution over a fork of it.
     assert [need for need in needs if 'extra ==' not in need] == [
-        'Requires-Dist: torch>=2.6'
+        'Requires-Dist: torch>=2.6',
+        'Requires-Dist: pyyaml',
     ]
     assert 'Requires-Python: >=3.10' in lines
-    for extra in ('det', 'seg', 'cls', 'all', 'test'):
+    for extra in ('det', 'seg', 'cls', 'all', 'test', 'docs'):
         assert f'Provides-Extra: {extra}' in lines
         assert [need for need in needs if f'extra == "{extra}"' in need]
 
 
-def test_installed_wheel_imports(wheel, tmp_path):
-    pip('install', '--no-deps', '--no-index', '--target', tmp_path, wheel)
-    code = 'import attn_plugins as a; print(a.__file__, a.__version__)'
-    result = subprocess.run(
-        [sys.executable, '-c', code],
-        cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    path, version = result.stdout.split()
-    assert Path(path) == tmp_path / 'attn_plugins/__init__.py'
+# Python runs this at its start: the mm stack is not found, as if not installed.
+WITHOUT_MM = """
+from importlib.machinery import PathFinder
+
+find_spec = PathFinder.find_spec
+MM = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+
+def find_unless_mm(name, path=None, target=None):
+    return None if name in MM else find_spec(name, path, target)
+
+PathFinder.find_spec = find_unless_mm
+"""
+SMOKE = """
+import attn_plugins, sys, torch
+from attn_plugins.modules import ExternalAttention2d, GlobalSelfAttention, LESA2d
+
+for layer in (
+    ExternalAttention2d(16),
+    LESA2d(16, num_heads=2, rel_pos_size=4),
+    GlobalSelfAttention(16, num_heads=2, rel_pos_size=4),
+):
+    layer(torch.rand(2, 16, 5, 7)).sum().backward()
+assert not [name for name in sys.modules if name.startswith('mm')]
+print(attn_plugins.__file__, attn_plugins.__version__)
+"""
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """Runs Python where the wheel is installed, and no mm distribution."""
+    folder = tmp_path_factory.mktemp('site')
+    pip('install', '--no-deps', '--no-index', '--target', folder, wheel)
+    (folder / 'sitecustomize.py').write_text(WITHOUT_MM)
+
+    def run(*arguments, status=0):
+        result = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, 'PYTHONPATH': str(folder)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == status, result.stdout + result.stderr
+        return result.stdout
+
+    run.folder = folder
+    return run
+
+
+def test_installed_wheel_computes_with_torch_alone(wheel, installed):
+    path, version = installed('-c', SMOKE).split()
+    assert Path(path) == installed.folder / 'attn_plugins/__init__.py'
     assert f'{version}-' in wheel.name
+
+
+def test_installed_wheel_has_the_catalogue(installed, tmp_path):
+    listed = installed('-m', 'attn_plugins.configs', 'list', '--host', 'mmseg')
+    assert 'eanet_r101_ade20k ' in listed
+    command = ('-m', 'attn_plugins.configs', 'copy', 'eanet_r50_ade20k', tmp_path)
+    installed(*command)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {'eanet_r50_ade20k.py', 'eanet_r101_ade20k.py'}
+
+
+def test_installed_doctor_says_what_is_missing(installed):
+    told = installed('-m', 'attn_plugins.doctor', status=1)
+    assert 'Training EANet with mmseg cannot run yet.' in told
+    assert 'mmengine==' in told
