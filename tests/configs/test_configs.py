@@ -253,6 +253,7 @@ CHANGES = {
     'fcn_r50_voc': ATTN,
     'eanet_r101_voc_os16': DEPTH,
     'eanet_r101_ade20k': HEAD,
+    'eanet_r101_ade20k_fsdp': {'custom_imports', 'runner_type', 'policy', 'strategy'},
     'eanet_r50_ade20k': DEPTH,
     'eanet_r101_cityscapes': HEAD,
     'eanet_r50_cityscapes': DEPTH,
