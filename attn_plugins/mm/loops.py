@@ -15,7 +15,7 @@ import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .randomness import random_states, seed_generators, set_random_states
 
@@ -84,10 +84,10 @@ class ResumableDataLoader(DataLoader):
     """Does what a given loader does, from any batch on, with seeded samples."""
 
     def __init__(self, loader: DataLoader, endless: bool) -> None:
-        if getattr(loader, 'batch_sampler', None) is None:
+        if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
             raise ValueError(
                 'train_dataloader must draw batches of indices to be resumable: give '
-                'it a batch_size, and a data set with a length'
+                'it a batch_size, and a data set that takes indices'
             )
         vars(self).update(
             vars(loader),

@@ -18,7 +18,7 @@ def random_states() -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any]) -> None:
     """Puts back what ``random_states`` returned."""
-    torch.set_rng_state(states['torch'].cpu())  # loading may have put it on a GPU
+    torch.set_rng_state(states['torch'].cpu())  # loading may have put them on a GPU
     np.random.set_state(states['numpy'])
     random.setstate(states['python'])
 

@@ -98,10 +98,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 f'{runner.world_size}: their random numbers start anew'
             )
             return
-        own = states[get_rank()]
-        set_random_states(own)
-        if 'cuda' in own and torch.cuda.is_available():
-            torch.cuda.set_rng_state(own['cuda'].cpu())
+        _set_states_of_process(states[get_rank()])
 
     # Validation
 
@@ -109,7 +106,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._before_val = _states_of_process()
 
     def after_val(self, runner: Runner) -> None:
-        set_random_states(self._before_val)
+        _set_states_of_process(self._before_val)
         self._before_val = None
 
     # Saving
@@ -175,6 +172,12 @@ def _states_of_process() -> dict[str, Any]:
     if torch.cuda.is_available():
         states['cuda'] = torch.cuda.get_rng_state()
     return states
+
+
+def _set_states_of_process(states: dict[str, Any]) -> None:
+    set_random_states(states)
+    if 'cuda' in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states['cuda'].cpu())  # loading put it on the GPU
 
 
 def _is_whole(path: Path) -> bool:

@@ -18,6 +18,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 import attn_plugins  # noqa: F401 (registers)
 from attn_plugins.checkpoints.writing import WriteError, write_atomically
@@ -177,14 +178,14 @@ def test_epochs(tmp_path):
 
 
 def test_passes_over_a_finite_sampler_differ():
-    class Sampler(torch.utils.data.Sampler):
+    class Indices(Sampler):
         def set_epoch(self, epoch):
             self.epoch = epoch
 
         def __iter__(self):
             return iter((self.epoch, 7, 8))
 
-    sampler = torch.utils.data.BatchSampler(Sampler(), 2, drop_last=False)
+    sampler = BatchSampler(Indices(), 2, drop_last=False)
     batches = loops.NumberedBatches(sampler, endless=True)
     expected = [[((0, 0), 0), ((0, 1), 7)], [((0, 2), 8)]]
     expected += [[((1, 0), 1), ((1, 1), 7)], [((1, 2), 8)]]
@@ -201,7 +202,7 @@ def test_processes_number_samples_like_one_process(monkeypatch):
     found = []
     for rank in range(2):
         monkeypatch.setattr(loops, 'get_dist_info', lambda rank=rank: (rank, 2))
-        sampler = torch.utils.data.BatchSampler(range(rank, 10, 2), 1, False)
+        sampler = BatchSampler(range(rank, 10, 2), 1, False)
         found += [b[0] for b in loops.NumberedBatches(sampler, endless=False)]
     assert sorted(found) == [((0, i), i) for i in range(10)]
 
@@ -215,9 +216,13 @@ def test_numbered_generators_differ():
 
 
 def test_data_without_batches_is_refused():
-    loader = torch.utils.data.DataLoader(range(3), batch_size=None)
-    with pytest.raises(ValueError, match='give it a batch_size'):
-        loops.ResumableDataLoader(loader, endless=True)
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    for loader in (DataLoader(range(3), batch_size=None), DataLoader(Stream())):
+        with pytest.raises(ValueError, match='give it a batch_size'):
+            loops.ResumableDataLoader(loader, endless=True)
 
 
 # Files

@@ -39,7 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--kills', type=int, default=24)
     parser.add_argument('--length', type=int, help='iterations (eanet), epochs (lesa)')
     parser.add_argument('--interval', type=int, default=None, help='of checkpoints')
-    parser.add_argument('--small', action='store_true', help='2 small images at a time')
+    parser.add_argument(
+        '--small', action='store_true', help='a narrow EANet on small images'
+    )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/soak/crash.jsonl'))
 

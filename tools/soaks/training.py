@@ -21,7 +21,6 @@ MODELS = ('eanet', 'lesa')
 # Iter(train) [ 12/200] or Epoch(train)  [3][ 4/8], and the end of a validation.
 PROGRESS = re.compile(r'\(train\) +(?:\[ *(\d+)\])?\[ *(\d+)/(\d+)\]')
 SMALL_EANET = (
-    'train_dataloader.batch_size=2',
     'train_dataloader.dataset.pipeline.2.scale=(80,60)',
     'val_dataloader.dataset.pipeline.1.scale=(80,60)',
     'model.data_preprocessor.size=(60,80)',
@@ -86,7 +85,7 @@ class Job:
         folder: Where its data and config go.
         length: Iterations, or epochs.
         interval: Of its checkpoints.
-        small: Whether EANet is narrow and sees two small images at a time.
+        small: Whether EANet is narrow and sees small images.
     """
 
     def __init__(
@@ -108,6 +107,7 @@ class Job:
             self.config = ROOT / 'configs/eanet_r18_demo.py'
             self.last, self.interval = length, interval
             self.stock.append('train_cfg.type=IterBasedTrainLoop')
+            self.options.append('train_dataloader.batch_size=2')
             if small:
                 make_demo_data(data, 12, 2, (60, 80))
                 self.options += SMALL_EANET
