@@ -56,11 +56,6 @@ def torchvision_requirement(torch_version: str) -> str:
 
 # What pip calls the modules that it knows by another name, or by a version that works.
 PINNED = {
-    'mmengine': 'mmengine==0.10.7',
-    'mmcv': '--no-build-isolation --no-cache-dir mmcv==2.1.0',
-    'mmdet': 'mmdet==3.3.0',
-    'mmseg': 'mmsegmentation==1.2.2',
-    'mmpretrain': 'mmpretrain==1.2.0',
     'pkg_resources': 'setuptools==80.9.0',
     'torch': "'torch>=2.6,<2.14'",
     'cv2': 'opencv-python-headless==4.14.0.94',
@@ -69,13 +64,22 @@ PINNED = {
     'modelindex': 'model-index==0.1.11',
     'torchvision': torchvision_requirement(torch.__version__),
 }
-# The maintained fork has the same modules in these distributions.
-FORK = {
-    'mmengine': 'onedl-mmengine',
-    'mmcv': 'onedl-mmcv',
-    'mmdet': 'onedl-mmdetection',
-    'mmseg': 'onedl-mmsegmentation',
-    'mmpretrain': 'onedl-mmpretrain',
+# OpenMMLab's modules come in two stacks: its own, and a maintained fork.
+STACKS = {
+    'onedl': {
+        'mmengine': 'onedl-mmengine==0.10.12',
+        'mmcv': 'onedl-mmcv==2.3.6',
+        'mmdet': 'onedl-mmdetection==3.5.1',
+        'mmseg': 'onedl-mmsegmentation==1.4.2',
+        'mmpretrain': 'onedl-mmpretrain==1.3.6',
+    },
+    'OpenMMLab': {
+        'mmengine': 'mmengine==0.10.7',
+        'mmcv': 'mmcv==2.1.0',
+        'mmdet': 'mmdet==3.3.0',
+        'mmseg': 'mmsegmentation==1.2.2',
+        'mmpretrain': 'mmpretrain==1.2.0',
+    },
 }
 
 
@@ -100,24 +104,42 @@ def distributions() -> dict[str, str]:
     return {module: names[0] for module, names in packages_distributions().items()}
 
 
+def stack_distributions() -> dict[str, dict[str, str]]:
+    """Returns by stack the distributions of its modules that are installed."""
+    found = packages_distributions()
+    stacks = {stack: {} for stack in STACKS}
+    for stack, pins in STACKS.items():
+        for module, pin in pins.items():
+            name = pin.partition('==')[0]
+            # pip writes some names with an underscore.
+            if name in (other.replace('_', '-') for other in found.get(module, ())):
+                stacks[stack][module] = name
+    return {stack: names for stack, names in stacks.items() if names}
+
+
+def stack_pins() -> dict[str, str]:
+    """Returns the pins of the installed stack, or else of OpenMMLab's."""
+    return STACKS[next(iter(stack_distributions()), 'OpenMMLab')]
+
+
 def mend_command(module: str) -> str:
     """Returns the command that installs ``module`` in a version that works."""
     pip = f'{shlex.quote(sys.executable)} -m pip'
     install = f'{pip} install'
-    installed = distributions()
-    if module in FORK and set(FORK.values()) & set(installed.values()):
-        return f'{install} {FORK[module]}'
-    wants_opencv = module in FORK and module != 'mmpretrain'
-    if wants_opencv and installed.get('cv2') == 'opencv-python-headless':
+    pins = stack_pins()
+    wants_opencv = module in pins and module != 'mmpretrain'
+    if wants_opencv and distributions().get('cv2') == 'opencv-python-headless':
         # These ask for opencv-python, which would overwrite it.
         install += ' --no-deps'
-    command = f'{install} {PINNED.get(module, module)}'
-    if module == 'cv2':
-        return f'{pip} uninstall -y opencv-python opencv-python-headless; {command}'
     if module == 'mmcv':
         tools = f'{pip} install {PINNED["pkg_resources"]} wheel ninja psutil'
-        clean = f'{pip} uninstall -y mmcv mmcv-lite'
-        return f'{clean}; {tools} && MMCV_WITH_OPS=1 {command}'
+        name = pins['mmcv'].partition('==')[0]
+        clean = f'{pip} uninstall -y {name} {name}-lite'
+        install += f' --no-build-isolation --no-cache-dir {pins["mmcv"]}'
+        return f'{clean}; {tools} && MMCV_WITH_OPS=1 {install}'
+    command = f'{install} {({**PINNED, **pins}).get(module, module)}'
+    if module == 'cv2':
+        return f'{pip} uninstall -y opencv-python opencv-python-headless; {command}'
     return command
 
 
@@ -131,7 +153,7 @@ def culprit(module: str, error: BaseException) -> str:
         return 'torchvision'
     # mmdet and mmseg refuse a version with `assert ..., 'MMCV==2.2.0 is used but ...'`.
     refused = str(error).partition('==')[0].lower()
-    return refused if refused in PINNED else module
+    return refused if refused in STACKS['OpenMMLab'] else module
 
 
 def examine(name: str, target: str, required: bool) -> Finding:
@@ -139,8 +161,6 @@ def examine(name: str, target: str, required: bool) -> Finding:
     module = target.partition('.')[0]
     distribution = distributions().get(module)
     found = version(distribution) if distribution else '-'
-    if distribution in FORK.values():
-        found += f' ({distribution})'
     try:
         importlib.import_module(target)
     except (Exception, SystemExit) as error:
@@ -209,8 +229,26 @@ def examine_registration() -> Finding:
     return Finding('registered', '', 'broken', text, mend, required=True)
 
 
+def examine_stack() -> Finding:
+    stacks = stack_distributions()
+    if len(stacks) == 2:
+        doubled = sorted(set.intersection(*(set(names) for names in stacks.values())))
+        names = sorted(name for names in stacks.values() for name in names.values())
+        text = 'OpenMMLab and its fork are mixed'
+        if doubled:
+            text += f', and overwrite each other in {", ".join(doubled)}'
+        text += ': uninstall all of both, then run this again'
+        mend = f'{shlex.quote(sys.executable)} -m pip uninstall -y {" ".join(names)}'
+        return Finding('stack', '-', 'broken', text, mend, required=bool(doubled))
+    if not stacks:
+        return Finding('stack', '-', 'note', 'neither OpenMMLab nor its fork is here')
+    (stack,) = stacks
+    detail = 'the maintained fork of OpenMMLab' if stack == 'onedl' else ''
+    return Finding('stack', stack, 'ok', detail)
+
+
 def examine_all() -> list[Finding]:
-    findings = [examine_python(), examine_torch(), examine_cuda()]
+    findings = [examine_python(), examine_torch(), examine_cuda(), examine_stack()]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         findings += [examine(*item, required=True) for item in REQUIRED.items()]

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from attn_plugins.doctor import torchvision_requirement
+from attn_plugins.doctor import (
+    STACKS,
+    examine_stack,
+    mend_command,
+    stack_pins,
+    torchvision_requirement,
+)
 
 ROOT = Path(__file__).parents[1]
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision')
@@ -61,7 +67,7 @@ def test_all_that_the_main_job_needs_is_there(doctor):
     assert found['mmdet'] == found['mmpretrain'] == found['torchvision'] == 'missing'
     assert 'mmseg: EAHead' in result.stdout
     assert 'can run' in result.stdout
-    assert 'mmdet==3.3.0' in result.stdout
+    assert stack_pins()['mmdet'] in result.stdout
     assert torchvision_requirement(torch.__version__) in result.stdout
 
 
@@ -77,10 +83,77 @@ def test_torch_alone(doctor):
     pip = f'{sys.executable} -m pip install '
     for requirement in ('setuptools==80.9.0', 'ftfy', 'regex'):
         assert f'  {pip}{requirement}\n' in mend
-    for requirement in ('mmengine==0.10.7', 'mmcv==2.1.0', 'mmsegmentation==1.2.2'):
-        assert requirement in mend
+    for module in ('mmengine', 'mmcv', 'mmseg'):
+        assert stack_pins()[module] in mend
     assert 'MMCV_WITH_OPS=1' in mend
     assert 'mmdet' not in mend
+
+
+# --- the stacks --------------------------------------------------------------
+
+STOCK, FORK = STACKS['OpenMMLab'], STACKS['onedl']
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Makes distributions look installed, instead of those that are."""
+
+    def installed(**found):
+        monkeypatch.setattr('attn_plugins.doctor.packages_distributions', lambda: found)
+
+    return installed
+
+
+def test_pins_of_the_stacks_are_those_of_set_up():
+    for pins, file in ((STOCK, 'constraints.txt'), (FORK, 'constraints-onedl.txt')):
+        assert set(pins.values()) <= set((ROOT / file).read_text().splitlines())
+
+
+def test_stack_is_told_by_its_distributions(install):
+    install(mmcv=['mmcv'], mmseg=['mmsegmentation'], numpy=['numpy'])
+    found = examine_stack()
+    assert (found.version, found.state) == ('OpenMMLab', 'ok')
+    install(mmcv=['onedl-mmcv'], mmseg=['onedl_mmsegmentation'])
+    found = examine_stack()
+    assert (found.version, found.state) == ('onedl', 'ok')
+    assert 'fork' in found.detail
+    install()
+    assert examine_stack().state == 'note'
+
+
+@pytest.mark.parametrize(
+    ('found', 'pins'),
+    [
+        (dict(mmengine=['mmengine']), STOCK),
+        (dict(mmengine=['onedl-mmengine']), FORK),
+        (dict(), STOCK),
+    ],
+)
+def test_each_stack_is_mended_with_its_own(install, found, pins):
+    install(cv2=['opencv-python-headless'], **found)
+    for module, pin in pins.items():
+        command = mend_command(module)
+        assert command.endswith(f' {pin}')
+        # All but one ask for opencv-python, which would overwrite the headless one.
+        assert ('--no-deps' in command) == (module != 'mmpretrain')
+    name = pins['mmcv'].partition('==')[0]
+    assert f'uninstall -y {name} {name}-lite; ' in mend_command('mmcv')
+    assert 'MMCV_WITH_OPS=1' in mend_command('mmcv')
+
+
+def test_mixed_stacks_are_taken_apart(install):
+    install(mmcv=['mmcv', 'onedl-mmcv'], mmengine=['onedl-mmengine'])
+    found = examine_stack()
+    assert found.stops_the_main_job
+    assert 'overwrite each other in mmcv' in found.detail
+    assert found.mend.endswith(' uninstall -y mmcv onedl-mmcv onedl-mmengine')
+    install(mmcv=['mmcv'], mmengine=['onedl-mmengine'])
+    found = examine_stack()
+    assert found.state == 'broken'
+    assert not found.stops_the_main_job
+
+
+# --- parts that are broken ---------------------------------------------------
 
 
 def test_undeclared_need_of_mmseg(doctor):
@@ -107,7 +180,7 @@ def test_versions_that_clash(doctor):
     assert states(result)['mmseg'] == 'broken'
     assert refusal in result.stdout
     mend = result.stdout.partition('Mend, in this order:')[2]
-    assert 'mmcv==2.1.0' in mend.partition('\n\n')[0]
+    assert stack_pins()['mmcv'] in mend.partition('\n\n')[0]
 
 
 def test_opencv_without_libgl(doctor):

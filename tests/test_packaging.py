@@ -113,9 +113,12 @@ def test_requirements(wheel, contents):
         'Requires-Dist: pyyaml',
     ]
     assert 'Requires-Python: >=3.10' in lines
-    for extra in ('det', 'seg', 'cls', 'all', 'test', 'docs'):
+    for extra in ('det', 'seg', 'cls', 'all', 'test', 'docs', 'onedl'):
         assert f'Provides-Extra: {extra}' in lines
-        assert [need for need in needs if f'extra == "{extra}"' in need]
+        own = [need.split()[1] for need in needs if f'extra == "{extra}"' in need]
+        assert own
+        # The fork and what it was forked from overwrite each other.
+        assert len({need.startswith('onedl-') for need in own if 'mm' in need}) < 2
 
 
 # Python runs this at its start: the mm stack is not found, as if not installed.
