@@ -21,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .exporting import is_exporting
+
 Normalization = Literal['double', 'softmax']
 Order = Literal['auto', 'folded', 'plain']
 
@@ -204,9 +206,7 @@ def external_attention_block(
             f'x must be (..., {query_weight.shape[1]}, N) to fit query_weight '
             f'{tuple(query_weight.shape)}, got {tuple(x.shape)}'
         )
-    if order == 'auto':
-        order = 'folded' if x.shape[-1] > key.shape[0] else 'plain'
-    if order == 'plain':
+    if not folds(order, x, key.shape[0]):
         query = query_weight @ x
         if query_bias is not None:
             query = query + query_bias.unsqueeze(-1)
@@ -226,6 +226,13 @@ def external_attention_block(
         normalization=normalization,
         eps=eps,
     )
+
+
+def folds(order: Order, x: Tensor, num_slots: int) -> bool:
+    """Tells whether ``order`` means to fold for features ``(..., C, N)``."""
+    if order == 'auto':
+        return is_exporting() or x.shape[-1] > num_slots
+    return order == 'folded'
 
 
 def fold_projections(
@@ -335,4 +342,4 @@ def add_attended(x: Tensor, attn: Tensor, value: Tensor) -> Tensor:
         return x + value.T @ attn
     # A copy: the product is a tenth faster with rows of slots side by side.
     value = value.T.to(attn.dtype).contiguous()
-    return torch.baddbmm(x, value.expand(len(x), -1, -1), attn)
+    return torch.baddbmm(x, value.expand(x.shape[0], -1, -1), attn)

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .relpos import resize_table
+from .exporting import is_exporting
+from .relpos import position_windows, resize_table
 
 
 def content_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def axial_attention(
     keys = _position_keys_of(q, table, max_shift)
     far = None
     if max_shift is not None:
-        position = torch.arange(len(q), device=q.device)
+        position = torch.arange(q.shape[0], device=q.device)
         far = (position - position[:, None]).abs() > max_shift  # (L, L)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor) -> Tensor:
@@ -165,17 +166,25 @@ def position_keys(
                 f'table must be (2 * max_shift + 1, D) with max_shift={max_shift}, '
                 f'got {tuple(table.shape)}'
             )
-        # A negative padding cuts off the offsets that the map is too small for.
-        missing = size - 1 - max_shift
-        table = F.pad(table, (0, 0, missing, missing))
-    # Windows of L rows: the last of them starts at offset 0, where the first query is.
-    return table.unfold(0, size, 1).flip(0)
+        table = _zero_beyond(table, size, max_shift)
+    return position_windows(table, size)
+
+
+def _zero_beyond(table: Tensor, size: int, max_shift: int) -> Tensor:
+    """Pads or cuts a table to the ``2 * size - 1`` offsets that a map has."""
+    if is_exporting():
+        rows = torch.arange(2 * size - 1, device=table.device) - (size - 1) + max_shift
+        inside = rows.clamp(0, 2 * max_shift)
+        return table[inside] * (rows == inside).unsqueeze(1)
+    # A negative padding cuts off the offsets that the map is too small for.
+    missing = size - 1 - max_shift
+    return F.pad(table, (0, 0, missing, missing))
 
 
 def _position_keys_of(
     q: Tensor, table: Tensor, max_shift: int | None, *, keep_sum: bool = False
 ) -> Tensor:
-    keys = position_keys(table, len(q), max_shift=max_shift, keep_sum=keep_sum)
+    keys = position_keys(table, q.shape[0], max_shift=max_shift, keep_sum=keep_sum)
     if table.shape[1] != q.shape[2]:
         raise ValueError(
             f'table must have the {q.shape[2]} channels of q {tuple(q.shape)}, '
@@ -196,6 +205,8 @@ def _by_lines(
     block_size: int,
 ) -> Tensor:
     """Calls ``attend(*tokens, keys)`` on as many of the M lines as ``block_size``."""
+    if is_exporting():
+        return attend(*tokens, keys)
     lines = max(1, block_size // len(keys) ** 2)
     if lines >= tokens[0].shape[1]:
         return attend(*tokens, keys)

@@ -24,7 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .exporting import is_exporting
 from .external import check_choice
+from .relpos import position_windows
 
 Impl = Literal['auto', 'blocks', 'sdpa']
 
@@ -73,6 +75,8 @@ def relative_attention(
     if block is not None and block < 1:
         raise ValueError(f'block must be a positive integer or None, got {block!r}')
     _check_shapes(q, k, v, rel_h, rel_w)
+    if is_exporting():
+        return _plain_attention(q, k, v, rel_h, rel_w)
     if impl == 'sdpa':
         return _fused_attention(q, k, v, rel_h.to(q.dtype), rel_w.to(q.dtype))
     if q.shape[4] > q.shape[3]:  # a block holds windows for all pairs of columns
@@ -147,7 +151,7 @@ class _Similarity:
         self.k = k.to(dtype).flatten(0, 1)
         self.rel_h = rel_h.to(dtype).mT.repeat(batch, 1, 1)  # (Bh, D, 2H - 1)
         # Offsets of all columns from the i-th: (Bh, W_i, D, W_j).
-        windows = rel_w.to(dtype).unfold(1, self.width, 1).flip(1)
+        windows = position_windows(rel_w.to(dtype), self.width)
         self.rel_w = windows.repeat(batch, 1, 1, 1)
 
     def queries(self, block: _Block) -> Tensor:
@@ -400,10 +404,7 @@ def _fused_attention(
 ) -> Tensor:
     """Hands positions to torch's fused attention as more channels of q and k."""
     height, width = q.shape[3:]
-    windows_h = rel_h.unfold(1, height, 1).flip(1)  # (h, H_i, D, H_j)
-    windows_w = rel_w.unfold(1, width, 1).flip(1)  # (h, W_i, D, W_j)
-    vertical = torch.einsum('bhdyx,hydi->bhyxi', q, windows_h)
-    horizontal = torch.einsum('bhdyx,hxdi->bhyxi', q, windows_w)
+    vertical, horizontal = _position_logits(q, rel_h, rel_w)
     queries = torch.cat([q.permute(0, 1, 3, 4, 2), vertical, horizontal], dim=-1)
     rows = torch.eye(height, dtype=k.dtype, device=k.device)
     columns = torch.eye(width, dtype=k.dtype, device=k.device)
@@ -423,6 +424,28 @@ def _fused_attention(
     padded = F.pad(values, (0, max(0, keys.shape[-1] - values.shape[-1])))
     out = F.scaled_dot_product_attention(queries, keys, padded, scale=1.0)
     return out[..., : values.shape[-1]].mT.unflatten(-1, (height, width))
+
+
+def _position_logits(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, Tensor]:
+    """``q_i . rel_h[...]`` and ``q_i . rel_w[...]``, ``(B, h, H, W, H or W)``."""
+    height, width = q.shape[3:]
+    windows_h = position_windows(rel_h, height)  # (h, H_i, D, H_j)
+    windows_w = position_windows(rel_w, width)
+    return (
+        torch.einsum('bhdyx,hydi->bhyxi', q, windows_h),
+        torch.einsum('bhdyx,hxdi->bhyxi', q, windows_w),
+    )
+
+
+def _plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
+) -> Tensor:
+    """Has the N x N similarity: eq. 1 as it stands, in operators of any format."""
+    vertical, horizontal = _position_logits(q, rel_h, rel_w)
+    logits = torch.einsum('bhdyx,bhdij->bhyxij', q, k)
+    logits = logits + vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)
+    attn = logits.flatten(4).flatten(2, 3).softmax(-1)  # over keys: (B, h, N, N)
+    return (attn @ v.flatten(3).mT).mT.unflatten(-1, q.shape[3:])
 
 
 def flat_similarities(q: Tensor, k: Tensor, rel: Tensor, size: int) -> Tensor:
@@ -472,7 +495,7 @@ def flat_values(attn: Tensor, v: Tensor, rel: Tensor, size: int) -> Tensor:
 def _flat_offsets(hw: torch.Size, size: int, device: torch.device) -> Tensor:
     """Column of the table for every pair of pixels, ``(N, N)``."""
     height, width = hw
-    if max(height, width) > size:
+    if height > size or width > size:
         raise ValueError(
             f'the flat table of relative positions is laid out for maps up to '
             f'{size} x {size}, got {height} x {width}: use smaller images, a larger '

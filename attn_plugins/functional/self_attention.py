@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .exporting import is_exporting
 from .external import Normalization, check_normalization
 
 _BIAS_UNIT = 2.0**11
@@ -55,11 +56,14 @@ def self_attention(
     if normalization == 'softmax':
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     q = q * scale
-    blocks = [
-        checkpoint(_log_sum_exp, q, block, use_reentrant=False)
-        for block in k.split(block_size, dim=-2)
-    ]
-    bias = -torch.cat(blocks, dim=-1).unsqueeze(-1)
+    if is_exporting():
+        bias = -_log_sum_exp(q, k).unsqueeze(-1)
+    else:
+        blocks = [
+            checkpoint(_log_sum_exp, q, block, use_reentrant=False)
+            for block in k.split(block_size, dim=-2)
+        ]
+        bias = -torch.cat(blocks, dim=-1).unsqueeze(-1)
     # Two more channels, q.k + unit * high + 1 * rest: what half precision rounds off
     # the bias is the rest. The unit, a power of two, keeps it in float16's range. The
     # fused kernels want v as wide as q and k.

@@ -32,6 +32,7 @@ from ..functional.external import (
     check_normalization,
     external_attention_block,
     fold_projections,
+    folds,
     normalize_logits,
     product_moments,
     slot_attention,
@@ -131,7 +132,7 @@ class ExternalAttention2d(nn.Module):
             self.out.weight,
         )
         pixels = x.flatten(2)
-        if self._folds(pixels) and is_foldable(self.norm):
+        if folds(self.order, pixels, self.num_slots) and is_foldable(self.norm):
             return self._forward_folded(pixels, weights).view_as(x)
         attended = external_attention_block(
             pixels,
@@ -141,11 +142,6 @@ class ExternalAttention2d(nn.Module):
             order=self.order,
         )
         return F.relu(x + self.norm(attended.view_as(x)))
-
-    def _folds(self, pixels: Tensor) -> bool:
-        if self.order == 'auto':
-            return pixels.shape[-1] > self.num_slots
-        return self.order == 'folded'
 
     def _forward_folded(self, pixels: Tensor, weights: tuple) -> Tensor:
         """Folds the projections, the norm and the residual: two products are left."""

@@ -187,15 +187,15 @@ class ContextTerm2d(_Context):
 
     def scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Multiplies the scales of the similarities' norm into keys and tables."""
-        rel_h = resize_table(self.rel_h, q.shape[3])
-        rel_w = resize_table(self.rel_w, q.shape[4])
+        B, _, _, H, W = q.shape
+        rel_h, rel_w = resize_table(self.rel_h, H), resize_table(self.rel_w, W)
 
         def moments() -> tuple[Tensor, Tensor]:
             terms = content_moments(q, k), position_moments(q, rel_h, rel_w)
             mean, var = (torch.cat(moment) for moment in zip(*terms, strict=True))
             return mean, var
 
-        pairs = len(q) * q.shape[3:].numel() ** 2
+        pairs = B * (H * W) ** 2
         scale, shift = scale_and_shift(self.similarity_norm, moments, pairs)
         # The softmax drops the shift. It stays in the graph, with zero gradient: a
         # parameter outside of it stops distributed training.
