@@ -1,9 +1,14 @@
 """What the tests of several processes share: their start, and a SyncBN for CPUs."""
 
 import multiprocessing
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -35,21 +40,37 @@ def forward(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
-def start(work: Callable, world_size: int, folder: Path) -> list:
-    """Returns what ``work()`` returns in each of several processes that meet by gloo.
+def run_script(path: str, folder: Path) -> dict[int, list]:
+    """Runs a script that ends in :func:`save_all`, and returns what that saved."""
+    if not dist.is_gloo_available():
+        pytest.skip('torch without gloo')
+    command = [sys.executable, '-W', 'ignore', path, folder]
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent)}
+    result = subprocess.run(
+        command, env=environment, check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-5000:]
+    return torch.load(folder / 'all.pt')
 
-    They are forks: what is imported is there. The caller must not have computed
-    anything in several threads, so it is a script, not the process of the tests.
+
+def save_all(work: Callable[[], object], world_sizes: Iterable[int]) -> None:
+    """Saves what ``work()`` returns in each process, by the number of processes.
+
+    They are forks, so what is imported is there. That needs a caller that has computed
+    nothing in several threads: a script, not the process of the tests.
 
     Args:
-        work: The function.
-        world_size: How many processes.
-        folder: Where they meet and leave their results.
+        work: The function; torch's default group is of the processes it runs in.
+        world_sizes: The numbers of processes.
     """
+    folder = Path(sys.argv[1])
+    torch.save({n: _start(work, n, folder) for n in world_sizes}, folder / 'all.pt')
+
+
+def _start(work: Callable[[], object], world_size: int, folder: Path) -> list:
+    fork = multiprocessing.get_context('fork')
     processes = [
-        multiprocessing.get_context('fork').Process(
-            target=_enter, args=(work, rank, world_size, folder)
-        )
+        fork.Process(target=_enter, args=(work, rank, world_size, folder))
         for rank in range(world_size)
     ]
     for process in processes:
@@ -60,13 +81,16 @@ def start(work: Callable, world_size: int, folder: Path) -> list:
     return [torch.load(folder / f'{world_size}.{r}.pt') for r in range(world_size)]
 
 
-def _enter(work: Callable, rank: int, world_size: int, folder: Path) -> None:
+def _enter(
+    work: Callable[[], object], rank: int, world_size: int, folder: Path
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         'gloo',
         init_method=f'file://{folder / f"{world_size}.meet"}',
         rank=rank,
         world_size=world_size,
+        timeout=timedelta(minutes=5),
     )
     nn.SyncBatchNorm.forward = forward
     # All that it does is to refuse them.

@@ -1,20 +1,14 @@
 """Two and four processes learn what one learns from the same images."""
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import run_script, save_all
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
-
-if __name__ == '__main__':
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from processes import start
 
 from attn_plugins.modules import ExternalAttention2d, GlobalSelfAttention, LESA2d
 
@@ -106,17 +100,11 @@ def learn_all() -> dict:
 @pytest.fixture(scope='module')
 def learned(tmp_path_factory) -> dict[int, list[dict]]:
     """Results of each process, by the number of processes."""
-    if not dist.is_gloo_available():
-        pytest.skip('torch without gloo')
-    folder = tmp_path_factory.mktemp('processes')
-    subprocess.run([sys.executable, __file__, folder], check=True, timeout=300)
-    return torch.load(folder / 'all.pt')
+    return run_script(__file__, tmp_path_factory.mktemp('processes'))
 
 
 @pytest.mark.parametrize('layer', LAYERS)
-@pytest.mark.parametrize(
-    ('world', 'size'), [(w, s) for w in BATCHES for s in BATCHES[w]]
-)
+@pytest.mark.parametrize(('world', 'size'), CASES)
 def test_equal_one_process(learned, layer, world, size):
     expected = learn(layer, size)
     results = [result[layer, size] for result in learned[world]]
@@ -132,5 +120,4 @@ def test_equal_one_process(learned, layer, world, size):
 
 
 if __name__ == '__main__':
-    folder = Path(sys.argv[1])
-    torch.save({n: start(learn_all, n, folder) for n in BATCHES}, folder / 'all.pt')
+    save_all(learn_all, BATCHES)
