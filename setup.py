@@ -19,10 +19,11 @@ EXTRAS = {
     'det': [*MM, 'mmdet>=3.3,<4'],
     'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
+    'export': ['onnx', 'onnxruntime', 'onnxscript'],
     'test': ['hypothesis', 'pytest', 'ruff'],
 }
 EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
-# In place of the four above, never beside them: the maintained fork of OpenMMLab.
+# In place of `det`, `seg`, `cls` and `all`, never beside them: the maintained fork.
 EXTRAS['onedl'] = [
     'onedl-mmengine>=0.10.12,<1',
     'onedl-mmcv>=2.3.6,<3',

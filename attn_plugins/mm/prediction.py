@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 
 from ..registration import missing_modules
 from ..visualization import captioned, overlay, rendered
+from .dataset_checks import DataError, check_whole
+from .fitting import fit_weights
 from .launch import LaunchError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -33,8 +34,6 @@ VISUALIZER = {
     'mmseg': 'SegLocalVisualizer',
 }
 SMALLEST = 320  # pixels of the longer side of a painted classification
-# What inference does not run: a checkpoint may have it or not.
-NOT_RUN = ('auxiliary_head.', 'data_preprocessor.')
 
 
 def writable_folder(path: str | Path) -> Path:
@@ -112,6 +111,10 @@ def read_image(path: str | Path) -> np.ndarray:
         raise LaunchError(
             f'{path} cannot be read as an image: it is damaged or of another kind'
         )
+    try:
+        check_whole(path)  # OpenCV paints what is missing in grey
+    except DataError as error:
+        raise LaunchError(str(error)) from None
     return image
 
 
@@ -232,6 +235,15 @@ class Predictor:
             'mmseg': 'segmentation',
         }[self.host]
 
+    @property
+    def feeds_bgr(self) -> bool:
+        """Whether the network gets BGR, after what the preprocessor does."""
+        # Each host has its own name for it.
+        names = ('to_rgb', 'channel_conversion', '_channel_conversion')
+        preprocessor = self.model.data_preprocessor
+        swapped = any(getattr(preprocessor, name, False) for name in names)
+        return swapped == self.takes_rgb
+
     def predict(self, image: np.ndarray) -> Any:
         """Runs the test pipeline and the model.
 
@@ -307,10 +319,7 @@ class Predictor:
                 t.view(-1, 1, 1) for t in (preprocessor.mean, preprocessor.std)
             )
             pixels = pixels * std + mean
-        # Each host has its own name for it.
-        names = ('to_rgb', 'channel_conversion', '_channel_conversion')
-        swapped = any(getattr(preprocessor, name, False) for name in names)
-        if swapped == self.takes_rgb:
+        if self.feeds_bgr:
             pixels = pixels.flip(0)
         pixels = pixels.round().clamp(0, 255).permute(1, 2, 0)
         return pixels.to(torch.uint8).cpu().numpy()
@@ -381,9 +390,10 @@ def _build(host: str, cfg: Config, device: str | None) -> Any:
 
 
 def _begins_with_a_file(pipeline: Sequence[dict]) -> bool:
-    kind = pipeline[0]['type'] if pipeline else ''
-    name = kind if isinstance(kind, str) else kind.__name__
-    return name.rsplit('.', 1)[-1].startswith('Load')
+    kinds = [step['type'] for step in pipeline]
+    names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
+    first = next((name for name in names if name != 'CheckFiles'), '')
+    return first.rsplit('.', 1)[-1].startswith('Load')
 
 
 def _class_count(model: nn.Module) -> int:
@@ -423,47 +433,12 @@ def load_weights(model: nn.Module, path: str) -> dict:
     Raises:
         FileNotFoundError: If there is none.
         pickle.UnpicklingError: If it is refused, see ``checkpoints.loading``.
-        LaunchError: If it is damaged, or does not fit the model; it names the first
-            five differing keys.
+        BrokenCheckpointError: If it is damaged.
+        LaunchError: If it does not fit the model; it names the first five differing
+            keys.
     """
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    except RuntimeError as error:
-        raise LaunchError(str(error)) from None
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
-    try:
-        found = model.load_state_dict(weights, strict=False)
-    except ValueError as error:  # a table of positions that cannot be resized
-        raise LaunchError(f'{path} does not fit the config: {error}') from None
-    except RuntimeError as error:
-        _refuse(path, _shape_differences(str(error)) or [str(error)])
-    differences = [
-        f'{key} is missing in the checkpoint'
-        for key in found.missing_keys
-        if not key.startswith(NOT_RUN) and not key.endswith('num_batches_tracked')
-    ]
-    differences += [
-        f'{key} is not in the model'
-        for key in found.unexpected_keys
-        if not key.startswith(NOT_RUN)
-    ]
-    if differences:
-        _refuse(path, differences)
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    fit_weights(model, checkpoint, path)
     meta = checkpoint.get('meta') or {}
     about = meta.get('dataset_meta') or {'classes': meta.get('CLASSES')}
     return {key.lower(): value for key, value in about.items() if value is not None}
-
-
-def _shape_differences(message: str) -> list[str]:
-    pattern = r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)'
-    return [
-        f'{key} is {theirs} in the checkpoint and {ours} in the model'
-        for key, theirs, ours in re.findall(pattern, message)
-    ]
-
-
-def _refuse(path: str, differences: list[str]) -> None:
-    count = len(differences)
-    shown = '; '.join(differences[:5]) + (f'; and {count - 5} more' * (count > 5))
-    raise LaunchError(f'{path} does not fit the config, {count} key(s) differ: {shown}')
