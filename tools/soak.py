@@ -4,9 +4,9 @@
     python tools/soak.py crash lesa
     python tools/soak.py memory             # 2000 iterations: memory, open files
 
-Training runs in processes of its own, of the unmodified tools of mmseg and mmdet, one
-thread each. Every result is a line of JSON in the file that --out names, written when
-it is known.
+Training runs in processes of its own, by the unmodified tools of mmseg and mmdet, with
+one thread each. Every result is a line of JSON in the file that --out names, written
+when it is known.
 """
 
 from __future__ import annotations

@@ -125,11 +125,9 @@ class Crash:
         goal = saved + int(self.rng.uniform(0, 2 * span))
         goal = min(goal, self.job.last - 2 * self.job.interval)
         if how == 'full disk':
-            with _full_disk(self.work_dir) as (kind, prefix):
+            with _full_disk(self.work_dir) as (kind, limits):
                 before = _digests(self.work_dir)
-                training = self.job.start(
-                    self.work_dir, option, resume=True, prefix=prefix
-                )
+                training = self.job.start(self.work_dir, option, resume=True, **limits)
                 status = training.wait()
                 after = _digests(self.work_dir)
                 row['by'] = kind
@@ -148,7 +146,7 @@ class Crash:
                     checkpoint = (goal // self.job.interval + 1) * self.job.interval
                     _wait_for_writing(training, self.work_dir, checkpoint)
             training.kill()
-            status = training.process.returncode
+            status = training.process.exitcode
         self.counts[how] += 1
         half = sum(path.stat().st_size for path in self.work_dir.glob('.*.tmp'))
         self.half_written += bool(half)
@@ -239,11 +237,11 @@ def _wait_for_writing(training: Training, folder: Path, iteration: int) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def _full_disk(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
     """Leaves room for half a checkpoint, no more.
 
     Yields:
-        How that was done, and what the command must begin with.
+        How that was done, and the limits of the process.
     """
     half = _last(folder).stat().st_size // 2
     aside = folder.with_suffix('.aside')
@@ -258,11 +256,11 @@ def _full_disk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     if not mounted:
         folder.rmdir()
         aside.rename(folder)
-        yield 'limit on the size of files', ['prlimit', f'--fsize={half}']
+        yield 'limit on the size of files', dict(file_limit=half)
         return
     try:
         shutil.copytree(aside, folder, dirs_exist_ok=True)
-        yield 'tmpfs', []
+        yield 'tmpfs', {}
     finally:
         shutil.rmtree(aside)
         shutil.copytree(folder, aside)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
-import signal
-import subprocess
+import resource
+import runpy
 import sys
+import tempfile
 import threading
 import time
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import cv2
@@ -18,7 +22,8 @@ from make_demo_data import make_demo_data
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ('eanet', 'lesa')
-# Iter(train) [ 12/200] or Epoch(train)  [3][ 4/8], and the end of a validation.
+SERVER = multiprocessing.get_context('forkserver')
+# Iter(train) [ 12/200] or Epoch(train)  [3][ 4/8]
 PROGRESS = re.compile(r'\(train\) +(?:\[ *(\d+)\])?\[ *(\d+)/(\d+)\]')
 SMALL_EANET = (
     'train_dataloader.dataset.pipeline.2.scale=(80,60)',
@@ -81,7 +86,7 @@ class Job:
     """What is trained, on data drawn for it.
 
     Args:
-        model: 'eanet' (iterations) or 'lesa' (epochs, of 8 iterations).
+        model: 'eanet' (iterations) or 'lesa' (epochs, of 4 iterations).
         folder: Where its data and config go.
         length: Iterations, or epochs.
         interval: Of its checkpoints.
@@ -94,6 +99,11 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         data = folder / 'data'
         host = 'mmseg' if model == 'eanet' else 'mmdet'
+        # Training forks off a process that has imported everything and done nothing.
+        parts = ('datasets', 'engine', 'evaluation', 'models', 'visualization')
+        SERVER.set_forkserver_preload(
+            ['attn_plugins', *(f'{host}.{part}' for part in parts)]
+        )
         self.tool = Path(find_spec(host).origin).parent / '.mim/tools/train.py'
         self.options = [
             f'train_cfg.max_{"iters" if model == "eanet" else "epochs"}={length}',
@@ -119,58 +129,77 @@ class Job:
             ]
         else:
             self.config = folder / 'mask-rcnn_lesa-r50_small.py'
-            self.last, self.interval = 8 * length, 8 * interval
+            self.last, self.interval = 4 * length, 4 * interval
             self.stock.append('train_cfg.type=EpochBasedTrainLoop')
-            draw_shapes(data, count=16)
+            draw_shapes(data, count=8)
             base = str(ROOT / 'configs/mask-rcnn_lesa-r50_coco.py')
             self.config.write_text(LESA.format(base=base, data=str(data)))
 
     def start(
-        self, work_dir: Path, *options: str, resume: bool = False, prefix=()
+        self,
+        work_dir: Path,
+        *options: str,
+        resume: bool = False,
+        file_limit: int = resource.RLIM_INFINITY,
     ) -> Training:
-        command = [*prefix, sys.executable, self.tool, self.config]
-        command += ['--work-dir', work_dir, *(['--resume'] if resume else [])]
-        return Training([*command, '--cfg-options', *self.options, *options])
+        """Starts training; files may grow up to a limit of bytes."""
+        command = [self.tool, self.config, '--work-dir', work_dir]
+        command += ['--resume'] if resume else []
+        command += ['--cfg-options', *self.options, *options]
+        return Training(list(map(str, command)), file_limit)
 
 
 class Training:
     """A training process, watched line by line."""
 
-    def __init__(self, command: list) -> None:
+    def __init__(self, command: list[str], file_limit: int) -> None:
         self.iteration = 0
         self.times: dict[str, float] = {}
         self.lines: list[str] = []
         self._start = time.monotonic()
-        self.process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
+        descriptor, self._log = tempfile.mkstemp(prefix='soak-', suffix='.log')
+        os.close(descriptor)
+        self.process = SERVER.Process(
+            target=_tool, args=(command, self._log, file_limit)
         )
+        self.process.start()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if 'resumed epoch' in line:
-                self.times['resumed'] = time.monotonic() - self._start
-            found = PROGRESS.search(line)
-            if found:
-                epoch, step, steps = (int(part or 1) for part in found.groups())
-                self.iteration = (epoch - 1) * steps + step
-                self.times.setdefault('first', time.monotonic() - self._start)
+        with open(self._log) as log:
+            line = ''
+            while True:
+                alive = self.alive
+                line += log.readline()
+                if line.endswith('\n'):
+                    self._take(line)
+                    line = ''
+                elif alive:
+                    time.sleep(0.001)
+                else:
+                    return
+
+    def _take(self, line: str) -> None:
+        self.lines.append(line)
+        if 'resumed epoch' in line:
+            self.times['resumed'] = time.monotonic() - self._start
+        found = PROGRESS.search(line)
+        if found:
+            epoch, step, steps = (int(part or 1) for part in found.groups())
+            self.iteration = (epoch - 1) * steps + step
+            self.times.setdefault('first', time.monotonic() - self._start)
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return wait([self.process.sentinel], timeout=0) == []
 
     def wait(self) -> int:
         """Waits for its end, and returns the exit status."""
-        status = self.process.wait()
-        self._reader.join(timeout=30)
-        return status
+        self.process.join()
+        self._reader.join()
+        Path(self._log).unlink(missing_ok=True)
+        return self.process.exitcode
 
     def wait_for(self, iteration: int) -> None:
         """Waits until it has done an iteration, or has ended."""
@@ -178,11 +207,21 @@ class Training:
             time.sleep(0.002)
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()  # SIGKILL
         self.wait()
 
     def tail(self) -> str:
         return ''.join(self.lines[-30:])
+
+
+def _tool(command: list[str], log: str, file_limit: int) -> None:
+    """Is a process that runs a script, as from a shell."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv = command
+    runpy.run_path(command[0], run_name='__main__')
 
 
 class Results:
