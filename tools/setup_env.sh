@@ -385,7 +385,7 @@ take_lock() {
 
 main() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
-  local python
+  local python asked
   check_stack
   if is_finished; then
     return
@@ -396,6 +396,7 @@ main() {
   take_lock
   make_venv "$python"
   remember_torch
+  asked=$(fingerprint) # now: the files may change before all is installed
   rm -f "$STAMP"
   drop_half_installed
   install_torch
@@ -403,7 +404,7 @@ main() {
   install_torchvision
   install_mmcv
   install_package
-  fingerprint >"$STAMP.part"
+  printf '%s\n' "$asked" >"$STAMP.part"
   mv "$STAMP.part" "$STAMP"
   say "done: $VENV is ready"
 }
