@@ -21,6 +21,7 @@ from attn_plugins.mm.launch import (
     one_line_errors,
 )
 from attn_plugins.mm.processes import prepare_processes
+from attn_plugins.mm.run_checks import check_run
 from attn_plugins.mm.testing import (
     augment_test_time,
     dump_predictions,
@@ -75,6 +76,7 @@ def prepare(args: argparse.Namespace) -> Config:
     elif args.out:
         format_results(cfg, args.out, only=args.format_only)
     check_data(cfg, 'test', labels=not args.format_only)
+    check_run(cfg, 'test')
     return cfg
 
 

@@ -19,6 +19,7 @@ from attn_plugins.mm.launch import (
     one_line_errors,
 )
 from attn_plugins.mm.processes import prepare_processes
+from attn_plugins.mm.run_checks import check_run
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,6 +63,7 @@ def main() -> None:
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
     check_data(cfg, 'train', 'val')
+    check_run(cfg, 'train', 'val')
     prepare_processes(cfg)
     if args.dry_run:
         return

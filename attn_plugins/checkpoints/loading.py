@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -19,6 +20,11 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mm_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+
+
+class BrokenCheckpointError(RuntimeError):
+    """A file that is damaged, incomplete, or no checkpoint at all."""
+
 
 # The statistics that a history buffer pickles beside its numbers.
 _STATISTICS = ('current', 'max', 'mean', 'min')
@@ -70,25 +76,29 @@ def load_from_local(filename: str, map_location=None) -> dict:
     Raises:
         FileNotFoundError: If there is no such file.
         pickle.UnpicklingError: If it holds anything that is not on the list.
-        RuntimeError: If it is truncated or no checkpoint at all.
+        BrokenCheckpointError: If it is truncated or no checkpoint at all.
     """
     path = os.path.expanduser(filename)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'there is no checkpoint {filename}')
     with _explained(filename):
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return _without_config(
+            torch.load(path, map_location=map_location, weights_only=True)
+        )
 
 
 def _load_url(url: str, model_dir=None, map_location=None, progress=True) -> dict:
     """Does what mmengine's ``load_url`` does, with safe loading and a clear failure."""
     try:
         with _explained(url):
-            return torch.hub.load_state_dict_from_url(
-                url,
-                model_dir=model_dir,
-                map_location=map_location,
-                progress=progress,
-                weights_only=True,
+            return _without_config(
+                torch.hub.load_state_dict_from_url(
+                    url,
+                    model_dir=model_dir,
+                    map_location=map_location,
+                    progress=progress,
+                    weights_only=True,
+                )
             )
     except (URLError, ConnectionError, TimeoutError) as error:
         folder = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
@@ -100,6 +110,18 @@ def _load_url(url: str, model_dir=None, map_location=None, progress=True) -> dic
             'model.backbone.init_cfg.checkpoint=FILE), or start from random weights '
             '(model.pretrained=None, model.backbone.init_cfg=None).'
         ) from None
+
+
+def _without_config(checkpoint: Any) -> Any:
+    """Takes out the text that mmengine would run as Python when it resumes.
+
+    Checkpoints of mm 2.x carry their config as ``meta['config']``. mmengine hands it to
+    ``Config.fromstring``, to compare the number of GPUs. Its own have it in
+    ``meta['cfg']``, which it does not run.
+    """
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
 
 
 @contextlib.contextmanager
@@ -122,7 +144,7 @@ def _explained(source: str) -> Iterator[None]:
         reason = (str(error).strip() or 'the file ends too early').splitlines()[0]
         if type(error) is RuntimeError and 'PytorchStreamReader' not in reason:
             raise  # no GPU for a GPU's tensors, out of memory, ...: torch says it well
-        raise RuntimeError(
+        raise BrokenCheckpointError(
             f'{source} cannot be read as a checkpoint, it is damaged or incomplete: '
             f'{reason}'
         ) from error

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
+from ..checkpoints.loading import BrokenCheckpointError
 from ..checkpoints.writing import WriteError
+from .config_checks import ConfigError, check_options
+from .dataset_checks import DataError
 
 SPLITS = ('train', 'val', 'test')
 
@@ -67,16 +70,27 @@ def read_config(
         data_root: Folder of all its data sets; None to leave them where they are.
 
     Raises:
-        LaunchError: If the file does not exist.
+        LaunchError: If the file does not exist or cannot be read.
+        ConfigError: If an option is for a setting that does not exist.
     """
     if not os.path.isfile(path):
         raise LaunchError(f'there is no config file {path}')
     # mmengine asks pkg_resources for every external base config.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        raise LaunchError(
+            f'{path} has a syntax error in line {error.lineno}: {error.msg}'
+        ) from None
+    except (AttributeError, ImportError, KeyError, NameError, TypeError) as error:
+        raise LaunchError(
+            f'{path} cannot be read: {type(error).__name__}: {error}'
+        ) from None
     if data_root:
         _move_data(cfg, data_root)
     if options:
+        check_options(cfg, options)
         cfg.merge_from_dict(options)
     return cfg
 
@@ -98,7 +112,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def _move_data(cfg: Config, root: str) -> None:
     """Points all data sets, and the metrics that read a file of them, to a folder."""
     for split in SPLITS:
-        for dataset in _datasets(cfg, split):
+        for dataset in datasets_of(cfg, split):
             old = dataset.get('data_root') or ''
             dataset.data_root = root
             for metric in metrics_of(cfg, split):
@@ -113,7 +127,7 @@ def metrics_of(cfg: Config, split: str) -> list[dict]:
     return evaluator if isinstance(evaluator, list) else [evaluator]
 
 
-def _datasets(cfg: Config, *splits: str) -> list[dict]:
+def datasets_of(cfg: Config, *splits: str) -> list[dict]:
     """Lists the data sets of the given splits, wrappers opened."""
 
     def leaves(dataset: dict) -> list[dict]:
@@ -137,7 +151,7 @@ def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
             elsewhere.
     """
     paths: dict[str, None] = {}
-    for dataset in _datasets(cfg, *splits):
+    for dataset in datasets_of(cfg, *splits):
         root = dataset.get('data_root') or ''
         prefixes = dataset.get('data_prefix') or {}
         if not isinstance(prefixes, dict):  # mmpretrain takes a single folder as well
@@ -179,10 +193,17 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (
+        BrokenCheckpointError,
+        ConfigError,
+        DataError,
         LaunchError,
         FileNotFoundError,
+        PermissionError,
         WriteError,
         pickle.UnpicklingError,
     ) as error:
+        message = str(error)
+        if message.startswith('Caught '):  # in a worker of a data loader, with a trace
+            message = message.strip().splitlines()[-1].partition(': ')[2]
         rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}' if rank == '0' else 1)
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {message}' if rank == '0' else 1)

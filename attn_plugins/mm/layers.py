@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 from .. import modules
 from ..checkpoints.loading import install_safe_loading
-from . import hooks, loops, saving
+from . import checking, hooks, loops, saving
 from .norms import takes_norm_cfg
 
 LAYERS = (
@@ -21,6 +21,7 @@ LAYERS = (
 
 REGISTERED = (
     *LAYERS,
+    *checking.REGISTERED,
     *hooks.REGISTERED,
     *loops.REGISTERED,
     *saving.REGISTERED,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,21 +10,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from .config_checks import RUNNER_SETTINGS
 from .launch import LaunchError
 from .prediction import Predictor
 
 # A config may define any other name for its own use.
-SETTINGS = {
-    *inspect.signature(Runner).parameters,
-    'auto_scale_lr',
-    'custom_imports',
-    'tta_model',
-    'tta_pipeline',
-} - {'cfg', 'experiment_name', 'launcher', 'work_dir'}
+SETTINGS = RUNNER_SETTINGS - {'cfg', 'experiment_name', 'launcher', 'work_dir'}
 ABSENT = '(not there)'
 # The last line of an evaluation says that all batches of it are done: Iter(val) [5/5],
 # or, where training counts in epochs, Epoch(val) [12][5/5].

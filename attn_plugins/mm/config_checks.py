@@ -1,0 +1,227 @@
+"""Checks of configs before anything is built: misspelt keys, types and options.
+
+mmengine takes any key: a misspelt setting is added beside the right one and ignored, or
+it fails after minutes. Here each gets one line that says what was probably meant.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch import nn
+
+from .dataset_checks import closest
+
+# What the runner reads from a config; any other name is for the config's own use.
+RUNNER_SETTINGS = {
+    *inspect.signature(Runner).parameters,
+    'auto_scale_lr',
+    'custom_imports',
+    'runner_type',
+    'strategy',
+    'tta_model',
+    'tta_pipeline',
+}
+ROOTS = [item for item in vars(registry).values() if isinstance(item, Registry)]
+
+
+class ConfigError(ValueError):
+    """A config that asks for what does not exist, or contradicts itself."""
+
+
+def check_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Checks that overridden settings exist, as mmengine adds what does not.
+
+    A setting may be new where it cannot be a misspelt one: nothing beside it is like
+    it, or the runner knows it.
+
+    Raises:
+        ConfigError: If not.
+    """
+    for key in options:
+        _check_option(cfg, key)
+
+
+def _check_option(cfg: Config, key: str) -> None:
+    here: Any = cfg
+    names = key.split('.')
+    for depth, name in enumerate(names):
+        path = '.'.join(names[:depth])
+        if isinstance(here, list | tuple):
+            if not name.isdecimal() or int(name) >= len(here):
+                raise ConfigError(
+                    f'--cfg-options {key}: {path} is a list of {len(here)}, its '
+                    f'entries are {path}.0 to {path}.{len(here) - 1}, got {name!r}'
+                )
+            here = here[int(name)]
+        elif isinstance(here, dict | Config):
+            if name not in here:
+                hint = closest(name, here)
+                known = depth > 0 or name in RUNNER_SETTINGS
+                if hint or not known:
+                    hint = hint or closest(name, {*here, *RUNNER_SETTINGS})
+                    place = f'{path} has no' if path else 'the config has no setting'
+                    raise ConfigError(f'--cfg-options {key}: {place} {name!r}{hint}')
+                return
+            here = here[name]
+        else:
+            raise ConfigError(
+                f'--cfg-options {key}: {path} is {here!r}, which has no settings'
+            )
+
+
+def check_config(cfg: Config) -> None:
+    """Checks that types are registered and take the settings that they get.
+
+    Of models only the large parts are looked at, whose builders surely take them from
+    a registry as they are; of the rest settings of data sets and transforms.
+
+    Raises:
+        ConfigError: If not; it names the place, and what is much like it.
+    """
+    scope = cfg.get('default_scope')
+    if scope is None:
+        return  # the registries of no host
+    for section in sorted(RUNNER_SETTINGS & cfg.keys()):
+        for path, item, inner in _typed(cfg[section], section, scope):
+            if section in ('model', 'tta_model') and not _is_large_part(path):
+                continue
+            kind = item['type']
+            if isinstance(kind, str):
+                kind = _find(kind, inner)
+                if kind is None:
+                    raise ConfigError(
+                        f'{path}: the type {item["type"]!r} is not registered'
+                        f'{closest(item["type"], _names(inner))} (scope {inner}; '
+                        'modules of yours go into custom_imports)'
+                    )
+            _check_keys(path, item, kind)
+
+
+def _typed(
+    value: Any, path: str, scope: str | None
+) -> Iterator[tuple[str, dict, str | None]]:
+    """Yields place, dict and scope of all that is built, outermost first."""
+    if isinstance(value, dict):
+        scope = value.get('_scope_') or scope
+        if 'type' in value:
+            yield path, value, scope
+        for key, item in value.items():
+            yield from _typed(item, f'{path}.{key}', scope)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _typed(item, f'{path}.{index}', scope)
+
+
+def _is_large_part(path: str) -> bool:
+    name = [part for part in path.split('.') if not part.isdecimal()][-1]
+    return name in ('model', 'backbone', 'neck') or name.endswith('head')
+
+
+@functools.cache
+def _find(name: str, scope: str | None) -> Any:
+    # Not `switch_scope_and_registry`, which warns of hosts that lack a registry.
+    found = (root.children.get(scope, root).get(name) for root in ROOTS)
+    return next((kind for kind in found if kind is not None), None)
+
+
+def _names(scope: str | None) -> set[str]:
+    names = set()
+    for root in ROOTS:
+        names.update(root.module_dict)
+        if scope in root.children:
+            names.update(root.children[scope].module_dict)
+    return names
+
+
+def _check_keys(path: str, item: dict, kind: Any) -> None:
+    checked = inspect.isclass(kind) and (
+        issubclass(kind, nn.Module | BaseDataset) or hasattr(kind, 'transform')
+    )
+    known = _parameters(kind) if checked else None
+    if known is None:
+        return
+    for key in item:
+        # Without a name like it, it is left to the class, which may do other things
+        # with what it does not name than to hand it to its base.
+        hint = '' if key in known or key == 'type' else closest(key, known)
+        if hint:
+            raise ConfigError(f'{path}: {kind.__name__} has no setting {key!r}{hint}')
+
+
+def _parameters(kind: type) -> set[str] | None:
+    """Names the arguments of a class, of its bases too if it hands others on.
+
+    None if they cannot be told.
+    """
+    known: set[str] = set()
+    for base in kind.__mro__:
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        known.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return known - {'self', 'args'}
+    return None
+
+
+def classes_of(dataset: dict, scope: str | None) -> Sequence[str] | None:
+    """Returns the names of the classes of a data set; None if it does not say."""
+    kind = dataset['type']
+    if isinstance(kind, str):
+        kind = _find(kind, dataset.get('_scope_') or scope)
+    given = dataset.get('metainfo') or {}
+    classes = given.get('classes', given.get('CLASSES', dataset.get('classes')))
+    if classes is None:
+        classes = getattr(kind, 'METAINFO', {}).get('classes')
+    return None if isinstance(classes, str) else classes  # a file of names
+
+
+def check_classes(cfg: Config, datasets: Sequence[dict]) -> None:
+    """Checks that the heads have as many classes as the data.
+
+    Raises:
+        ConfigError: If not.
+    """
+    for path, head in _class_heads(cfg.get('model') or {}):
+        for dataset in datasets:
+            if 'Panoptic' in str(dataset['type']):
+                continue  # things and stuff have heads of their own
+            classes = classes_of(dataset, cfg.get('default_scope'))
+            if classes and not _fits(path, head['num_classes'], len(classes)):
+                raise ConfigError(
+                    f'{path} has num_classes={head["num_classes"]} and the data set '
+                    f'{dataset.type} {len(classes)} classes ({", ".join(classes[:4])}, '
+                    '...): set num_classes of the heads, or classes in its metainfo'
+                )
+
+
+def _fits(path: str, outputs: int, classes: int) -> bool:
+    # A classifier may know more classes than the data shows (ImageNet-21k).
+    return outputs >= classes if path == 'model.head' else outputs == classes
+
+
+def _class_heads(model: dict) -> Iterator[tuple[str, dict]]:
+    """Yields the heads whose classes are those of the data."""
+    for place in (
+        'decode_head',
+        'auxiliary_head',
+        'head',
+        'bbox_head',
+        'roi_head.bbox_head',
+        'roi_head.mask_head',
+    ):
+        found: Any = model
+        for name in place.split('.'):
+            found = found.get(name) if isinstance(found, dict) else None
+        for head in found if isinstance(found, list | tuple) else [found]:
+            if isinstance(head, dict) and isinstance(head.get('num_classes'), int):
+                yield f'model.{place}', head
