@@ -231,7 +231,7 @@ def test_attention_lies_over_what_the_network_got(predictors, image, task):
 
 def test_a_network_that_gets_bgr_is_shown_in_rgb():
     class Stub:
-        takes_rgb = False
+        takes_rgb, feeds_bgr = False, True
 
         class model:  # noqa: N801
             data_preprocessor = None
