@@ -89,10 +89,11 @@ class Crash:
             how = ROUND[deaths % len(ROUND)]
             if how == 'full disk' and not saved:
                 how = 'moment'  # there is nothing yet that could be lost
-            else:
-                deaths += 1
+            deaths += 1
             before = saved
+            # As far as the number of kills left allows, past a checkpoint at times.
             span = (self.job.last - saved) / max(kills - self.kills, 1)
+            span = max(span, self.job.interval)
             row, saved = self.live(how, saved, span)
             self.results.add(**row)
             assert saved >= before, f'checkpoint {before} was lost, {saved} is the last'
@@ -122,7 +123,6 @@ class Crash:
         workers = int(self.rng.integers(3))
         option = f'train_dataloader.num_workers={workers}'
         row = dict(event=how, workers=workers, resumed_from=saved)
-        # On the average, as far as the number of kills left allows.
         goal = saved + int(self.rng.uniform(0, 2 * span))
         goal = min(goal, self.job.last - 2 * self.job.interval)
         if how == 'full disk':
