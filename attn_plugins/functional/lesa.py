@@ -85,6 +85,8 @@ def relative_attention(
         return out.transpose(3, 4)
     size = _block_size(q) if block is None else block
     with torch.autocast(q.device.type, enabled=False):
+        if torch.compiler.is_compiling():
+            return _compiled_attention(q, k, v, rel_h, rel_w, size)
         return _BlockedAttention.apply(q, k, v, rel_h, rel_w, size)
 
 
@@ -176,18 +178,7 @@ class _Similarity:
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, rel_h, rel_w, block):
-        similarity = _Similarity(q, k, rel_h, rel_w)
-        batch, heads, _, height, width = q.shape
-        values = v.to(similarity.q.dtype).flatten(3).flatten(0, 1).mT  # (Bh, N, V)
-        out = values.new_empty(batch * heads, v.shape[2], height, width)
-        for part in _blocks(batch * heads, height, width, block):
-            logits = similarity.logits(
-                part, similarity.queries(part), similarity.keys(part)
-            )
-            attn = torch.softmax(logits, dim=-1)  # over keys
-            here = out[part.heads, :, part.row, part.columns]
-            here.copy_((attn @ values[part.heads]).mT)
-        out = out.unflatten(0, (batch, heads)).to(v.dtype)
+        out = _forward(q, k, v, rel_h, rel_w, block)
         ctx.save_for_backward(q, k, v, rel_h, rel_w, out)
         ctx.block = block
         return out
@@ -200,6 +191,23 @@ class _BlockedAttention(torch.autograd.Function):
             grads = _backward(q, k, v, rel_h, rel_w, out, grad, ctx.block)
         inputs = (q, k, v, rel_h, rel_w)
         return *(g.to(t.dtype) for g, t in zip(grads, inputs, strict=True)), None
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, size: int
+) -> Tensor:
+    similarity = _Similarity(q, k, rel_h, rel_w)
+    batch, heads, _, height, width = q.shape
+    values = v.to(similarity.q.dtype).flatten(3).flatten(0, 1).mT  # (Bh, N, V)
+    out = values.new_empty(batch * heads, v.shape[2], height, width)
+    for part in _blocks(batch * heads, height, width, size):
+        logits = similarity.logits(
+            part, similarity.queries(part), similarity.keys(part)
+        )
+        attn = torch.softmax(logits, dim=-1)  # over keys
+        here = out[part.heads, :, part.row, part.columns]
+        here.copy_((attn @ values[part.heads]).mT)
+    return out.unflatten(0, (batch, heads)).to(v.dtype)
 
 
 def _backward(
@@ -253,6 +261,53 @@ def _backward(
         grad_h.unflatten(0, (batch, heads)).sum(0).mT,
         _sum_windows(grad_w.unflatten(0, (batch, heads)).sum(0)),
     )
+
+
+# For a compiler, the loop is one operator: unrolled it would be a graph of hundreds of
+# blocks.
+@torch.library.custom_op('attn_plugins::relative_attention', mutates_args=())
+def _compiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, size: int
+) -> Tensor:
+    return _forward(q, k, v, rel_h, rel_w, size)
+
+
+@_compiled_attention.register_fake
+def _(q, k, v, rel_h, rel_w, size):
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op('attn_plugins::relative_attention_backward', mutates_args=())
+def _compiled_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    out: Tensor,
+    grad: Tensor,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grads = _backward(q, k, v, rel_h, rel_w, out, grad, size)
+    inputs = (q, k, v, rel_h, rel_w)
+    return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))
+
+
+@_compiled_backward.register_fake
+def _(q, k, v, rel_h, rel_w, out, grad, size):
+    return tuple(t.new_empty(t.shape) for t in (q, k, v, rel_h, rel_w))
+
+
+def _keep_for_backward(ctx, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.size = inputs
+    ctx.save_for_backward(*tensors, output)
+
+
+def _differentiate(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_compiled_backward(*ctx.saved_tensors, grad, ctx.size), None
+
+
+_compiled_attention.register_autograd(_differentiate, setup_context=_keep_for_backward)
 
 
 def _sum_windows(windows: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(
     backbone=dict(type='LESAResNet', depth=18, base_channels=8, init_cfg=None,
-        attn=dict(num_heads=4), rel_pos_input_size=96),
+        stage_with_attn=(False, False, False, True), attn=dict(num_heads=4),
+        rel_pos_input_size=96),
     neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
     rpn_head=dict(in_channels=16, feat_channels=16),
     roi_head=dict(
