@@ -59,6 +59,11 @@ PINNED = {
     'pkg_resources': 'setuptools==80.9.0',
     'torch': "'torch>=2.6,<2.14'",
     'cv2': 'opencv-python-headless==4.14.0.94',
+    # imgaug itself stopped before numpy 2; its heir asks for another OpenCV.
+    'imgaug': (
+        '--no-deps imaug==0.4.3 imageio==2.37.0 lazy-loader==0.4 scikit-image==0.25.2 '
+        'tifffile==2025.5.10'
+    ),
     'PIL': 'pillow',
     'yaml': 'pyyaml',
     'modelindex': 'model-index==0.1.11',
@@ -180,8 +185,10 @@ def examine_python() -> Finding:
 
 
 def examine_torch() -> Finding:
-    found = torch.__version__
-    if found >= '2.6':  # a TorchVersion, which compares as versions do
+    found = torch.__version__  # a TorchVersion, which compares as versions do
+    if found >= '2.14':
+        return Finding('torch', found, 'note', 'newer than 2.13, which is tested')
+    if found >= '2.6':
         return Finding('torch', found, 'ok', required=True)
     mend = mend_command('torch')
     return Finding('torch', found, 'broken', 'older than 2.6', mend, required=True)

@@ -3,6 +3,7 @@
     python tools/soak.py crash eanet        # killed 24 times, resumed each time
     python tools/soak.py crash lesa
     python tools/soak.py memory             # 2000 iterations: memory, open files
+    python tools/soak.py resume             # how long resuming takes
 
 Training runs in processes of its own, by the unmodified tools of mmseg and mmdet, with
 one thread each. Every result is a line of JSON in the file that --out names, written
@@ -24,6 +25,7 @@ os.environ.update(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', PYTHONWARNINGS='igno
 COMMANDS = {
     'crash': 'kills and resumes training, and compares the weights with a whole run',
     'memory': 'watches memory and open files of a long run',
+    'resume': 'measures resuming late in a run, with the stock loop and with ours',
 }
 
 

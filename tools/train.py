@@ -63,8 +63,8 @@ def main() -> None:
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
     check_data(cfg, 'train', 'val')
+    prepare_processes(cfg)  # before check_run makes the work folder
     check_run(cfg, 'train', 'val')
-    prepare_processes(cfg)
     if args.dry_run:
         return
     # As in stock tools: a config for mmengine's strategies names another runner.
