@@ -185,7 +185,6 @@ def test_fsdp_trains_and_resumes_the_same(data, trained, tmp_path):
     assert_close(weights(tmp_path), expected, rtol=0, atol=0)
 
 
-@long
 @pytest.mark.parametrize('node', ['0', '1'])
 def test_sync_bn_on_a_cpu_ends_with_one_line(data, node, tmp_path):
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """The time that resuming takes, late in a run, with the stock loop and with ours.
 
-A checkpoint of EANet's demo is given the number of a later iteration; what is measured is
-the time from reading it to the end of the next iteration.
+A checkpoint of EANet's demo is given the number of a later iteration; what is measured
+is the time from reading it to the end of the next iteration.
 """
 
 from __future__ import annotations
