@@ -5,13 +5,15 @@ PY := .venv$(STACK:%=-%)/bin/python
 # several times what it can gain on an idle one.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test lint peers
+.PHONY: help setup demo test lint peers soak docs
 
 help:
 	@echo 'make setup   create .venv and install everything, pinned (TORCH=... picks a torch)'
 	@echo 'make demo    train EANet on a small data set, evaluate it, show pictures'
 	@echo 'make test    lint, then run the tests'
 	@echo 'make lint    check style alone'
+	@echo 'make soak    the long runs of docs/reliability.md (an hour or so)'
+	@echo 'make docs    build the documentation as a site, in site/'
 	@echo "make peers   run mmseg's own tests on our backbones and head (downloads them)"
 	@echo
 	@echo 'STACK=onedl  after any of them: on the maintained fork of OpenMMLab, .venv-onedl'
@@ -31,3 +33,17 @@ test: lint
 
 peers: setup
 	$(PY) tests/peers/run.py
+
+soak: setup
+	$(PY) tools/soak.py crash eanet --length 80 --interval 5 \
+	    --out docs/results/soak_crash_eanet.jsonl
+	$(PY) tools/soak.py crash lesa --length 12 \
+	    --out docs/results/soak_crash_lesa.jsonl
+	$(PY) tools/soak.py memory --out docs/results/soak_memory.jsonl
+	$(PY) tools/soak.py resume --out docs/results/soak_resume.jsonl
+	SOAK=1 $(PY) -m pytest -q tests/tools/test_launchers.py
+	$(PY) -m pytest -q --hypothesis-profile soak \
+	    tests/modules/test_properties.py tests/functional/test_properties.py
+
+docs: setup
+	$(PY) -m mkdocs build --strict
