@@ -1,7 +1,7 @@
 # Mask R-CNN, ResNet-18-FPN, from random weights, on 11 photographs of three kinds of
 # nuts, in COCO's layout: 400 iterations of 2 images of at most 192 x 144, AdamW
-# 0.0005, cosine; FPN and heads of 64 channels, 64 RoIs per image. No row of any paper: it
-# is what three seeds of four models take on two CPU cores. Norms learn: there are no
+# 0.0005, cosine; FPN and heads of 64 channels, 64 RoIs per image. No row of any paper:
+# it is what three seeds of four models take on two CPU cores. Norms learn: there are no
 # weights to keep.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
