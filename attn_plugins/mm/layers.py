@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from .. import modules
 from ..checkpoints.loading import install_safe_loading
 from . import checking, hooks, loops, saving
+from .base_configs import find_base_configs
 from .norms import takes_norm_cfg
 
 LAYERS = (
@@ -32,3 +33,4 @@ for name in LAYERS:
     has_norm = layer is not modules.MultiHeadExternalAttention
     MODELS.register_module(module=takes_norm_cfg(layer) if has_norm else layer)
 install_safe_loading()
+find_base_configs()

@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip('mmseg')
 import mmseg
+from mmengine.utils import is_installed
 from PIL import Image
 
 import attn_plugins  # noqa: F401 (lets torch.load read mm checkpoints safely)
@@ -29,6 +30,20 @@ ENVIRONMENT = {
     'http_proxy': 'http://127.0.0.1:9',
     'PYTHONWARNINGS': 'ignore',
 }
+
+
+# What the fork's tools need to read `mmseg::...`: attn_plugins.mm.base_configs.
+IMPORTED = """
+import attn_plugins, runpy, sys
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def start(tool: Path) -> list:
+    if is_installed('mmsegmentation') or tool.parent == OURS:
+        return [sys.executable, tool]
+    return [sys.executable, '-c', IMPORTED, tool]
 
 
 def run(*command, check: bool = True, **options) -> subprocess.CompletedProcess:
@@ -48,8 +63,7 @@ def run(*command, check: bool = True, **options) -> subprocess.CompletedProcess:
 def train(tools: Path, data: Path, work_dir: Path, iterations: int, *more, **options):
     datasets = [f'{s}_dataloader.dataset.data_root={data}' for s in ('train', 'val')]
     return run(
-        sys.executable,
-        tools / 'train.py',
+        *start(tools / 'train.py'),
         CONFIG,
         '--work-dir',
         work_dir,
@@ -67,8 +81,7 @@ def train(tools: Path, data: Path, work_dir: Path, iterations: int, *more, **opt
 
 def evaluate(tools: Path, data: Path, checkpoint: Path, *more, **options):
     return run(
-        sys.executable,
-        tools / 'test.py',
+        *start(tools / 'test.py'),
         CONFIG,
         checkpoint,
         '--work-dir',
