@@ -101,6 +101,29 @@ class ResumableDataLoader(DataLoader):
         yield from super().__iter__()
 
 
+class BatchesAfter:
+    """Yields None for the first batches, and then what a loader yields.
+
+    The stock loop takes the batches before the resumed one to throw them away: mmengine
+    one by one, its maintained fork all at once.
+    """
+
+    def __init__(self, loader: ResumableDataLoader, first: int) -> None:
+        self.left = first
+        self.batches = iter(loader)
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> Any:
+        if self.left:
+            return self.skip_iter(1)
+        return next(self.batches)
+
+    def skip_iter(self, number: int) -> None:
+        self.left -= number
+
+
 class _Resumable:
     """What the loops share."""
 
@@ -164,9 +187,7 @@ class ResumableIterBasedTrainLoop(_Resumable, IterBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         self.dataloader.batch_sampler.first = self._iter
-        # The stock loop draws the batches before this one to throw them away.
-        drawn = itertools.repeat(None, self._iter)
-        self.dataloader_iterator = itertools.chain(drawn, self.dataloader)
+        self.dataloader_iterator = BatchesAfter(self.dataloader, self._iter)
         return super().run()
 
 
