@@ -1,12 +1,14 @@
 """Files that are there whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
 BACKEND = 'attn_plugins_atomic'
+TEMPORARY = '.{}.attn_plugins.tmp'  # no one else's, whatever the checkpoint is called
 
 
 class WriteError(OSError):
@@ -23,7 +25,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         WriteError: If the disk is full, say. The temporary file is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary = path.with_name(TEMPORARY.format(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
@@ -31,6 +33,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -40,17 +43,26 @@ def write_atomically(path: str | Path, data: bytes) -> None:
                 'saved before is still there: make room and resume.'
             ) from error
         raise
-    # The new name, too, is on the disk only after this.
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a new name to the disk, too.
+
+    Some file systems (CIFS, FUSE) cannot do that for a folder; the file is whole there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: str | Path) -> None:
     """Removes the temporary files of writers that were killed."""
-    for path in Path(folder).glob('.*.tmp'):
+    for path in Path(folder).glob(TEMPORARY.format('*')):
         path.unlink(missing_ok=True)
 
 

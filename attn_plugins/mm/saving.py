@@ -41,7 +41,7 @@ class ResumableCheckpointHook(CheckpointHook):
       Resuming puts them back. Validation leaves them as it found them, because a run
       that was killed in it does not repeat it.
     - Resuming automatically from a damaged or missing file, which only other writers
-      can leave, falls back to the newest whole checkpoint, with a warning.
+      can leave, falls back to the newest whole checkpoint of the run, with a warning.
 
     For exact resuming it needs ``ResumableIterBasedTrainLoop`` (or the one for epochs).
     A checkpoint in the midst of accumulated gradients does not hold them.
@@ -66,9 +66,12 @@ class ResumableCheckpointHook(CheckpointHook):
         last = find_latest_checkpoint(str(folder))
         if last and _is_whole(Path(last)):
             return
+        # Only where this run saves: a checkpoint beside that may be of another run.
+        folders = [folder]
+        if self.out_dir is not None:
+            folders.append(Path(self.out_dir, folder.name))
         pattern = self.filename_tmpl.format('*')
-        others = {*folder.glob(pattern), *Path(last or folder).parent.glob(pattern)}
-        whole = list(filter(_is_whole, others))
+        whole = [path for f in folders for path in f.glob(pattern) if _is_whole(path)]
         if whole:
             newest = max(whole, key=lambda path: path.stat().st_mtime)
             write_atomically(folder / 'last_checkpoint', str(newest).encode())

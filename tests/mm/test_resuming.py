@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import resource
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 import attn_plugins  # noqa: F401 (registers)
-from attn_plugins.checkpoints.writing import WriteError, write_atomically
+from attn_plugins.checkpoints.writing import TEMPORARY, WriteError, write_atomically
 from attn_plugins.mm import loops
 
 SIZE = 11
@@ -283,9 +284,13 @@ def test_damaged_checkpoints_and_leftovers_are_passed_over(whole, tmp_path, capl
     train(tmp_path, 7)
     last = tmp_path / 'iter_6.pth'
     last.write_bytes(last.read_bytes()[:-100])
-    (tmp_path / '.iter_8.pth.tmp').write_bytes(b'half')
+    leftover = tmp_path / TEMPORARY.format('iter_8.pth')
+    foreign = tmp_path / '.iter_8.tmp'
+    for path in (leftover, foreign):
+        path.write_bytes(b'half')
     assert same(train(tmp_path, resume=True), whole)
-    assert '.iter_8.pth.tmp' not in checkpoints(tmp_path)
+    assert foreign.exists()
+    assert not leftover.exists()
     # A folder that was moved, and one whose first checkpoint has no last_checkpoint.
     (tmp_path / 'last_checkpoint').write_text('elsewhere/iter_12.pth')
     assert same(train(tmp_path, resume=True), whole)
@@ -293,3 +298,38 @@ def test_damaged_checkpoints_and_leftovers_are_passed_over(whole, tmp_path, capl
     (tmp_path / 'last_checkpoint').unlink()
     assert same(train(tmp_path, resume=True), whole)
     assert not loaded
+
+
+def test_a_run_in_the_folder_of_another_starts_anew(whole, tmp_path):
+    """As with jobs that always pass --resume."""
+    train(tmp_path, 7, seed=1)
+    assert same(train(tmp_path / 'inner', resume=True), whole)
+
+
+def test_checkpoints_in_another_folder_are_found(whole, tmp_path):
+    """``out_dir`` holds a folder for every run."""
+    run, options = tmp_path / 'run', dict(out_dir=str(tmp_path / 'out'))
+    train(tmp_path / 'other', seed=1, **options)
+    train(run, **options)
+    (run / 'last_checkpoint').unlink()
+    assert same(train(run, resume=True, **options), whole)
+    assert not loaded
+
+
+@pytest.mark.parametrize('code', [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_folder_that_cannot_be_flushed(tmp_path, monkeypatch, code):
+    """Where the file system cannot do that, the file is as good as it gets."""
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    path = tmp_path / 'iter_2.pth'
+    if code == errno.EIO:
+        with pytest.raises(WriteError, match='cannot be written'):
+            write_atomically(path, b'whole')
+    else:
+        write_atomically(path, b'whole')
+    assert path.read_bytes() == b'whole'
+    assert checkpoints(tmp_path) == {path.name}
