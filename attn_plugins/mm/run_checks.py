@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoints.loading import load_from_local
-from .config_checks import check_classes, check_config, classes_of
+from .config_checks import check_classes, check_config, classes_of, type_name
 from .dataset_checks import check_coco, check_image_list
 from .fitting import weights_of
 from .launch import LaunchError, datasets_of
@@ -31,14 +31,14 @@ def check_run(cfg: Config, *splits: str) -> None:
         BrokenCheckpointError: If `load_from` cannot be read.
         pickle.UnpicklingError: If it holds code.
     """
-    check_config(cfg)
+    check_config(cfg, *splits)
     datasets = datasets_of(cfg, *splits)
     check_classes(cfg, datasets)
     _check_work_dir(cfg.work_dir)
     if cfg.get('load_from'):
         check_weights(cfg.load_from)
     training = 'train' in splits
-    for dataset in datasets_of(cfg, 'train') if training else []:
+    for dataset in datasets_of(cfg, 'train') if training and _is_first() else []:
         counts = check_annotations(dataset, cfg)
         if counts:
             print(summary(dataset.ann_file, counts), file=sys.stderr)
@@ -48,18 +48,22 @@ def check_run(cfg: Config, *splits: str) -> None:
     hooks = [dict(type='CheckWeightsHook', whole=whole)]
     if training:
         hooks.append(dict(type='CheckBatchHook'))
-    given = {hook['type'] for hook in cfg.get('custom_hooks') or []}
+    given = {type_name(hook) for hook in cfg.get('custom_hooks') or []}
     cfg.custom_hooks = [
         *(cfg.get('custom_hooks') or []),
         *(hook for hook in hooks if hook['type'] not in given),
     ]
     # The config in the work folder is for stock tools as well.
     imports = cfg.get('custom_imports') or dict(imports=[])
-    if 'attn_plugins' not in imports['imports']:
-        cfg.custom_imports = {
-            **imports,
-            'imports': [*imports['imports'], 'attn_plugins'],
-        }
+    modules = imports['imports']
+    modules = [modules] if isinstance(modules, str) else modules
+    if 'attn_plugins' not in modules:
+        cfg.custom_imports = {**imports, 'imports': [*modules, 'attn_plugins']}
+
+
+def _is_first() -> bool:
+    """Whether this process is the one of a job that speaks for all."""
+    return (os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0') == '0'
 
 
 def check_annotations(dataset: dict, cfg: Config) -> Counter[str]:
@@ -74,16 +78,29 @@ def check_annotations(dataset: dict, cfg: Config) -> Counter[str]:
         return Counter()
     prefix = dataset.get('data_prefix') or ''
     folder = prefix if isinstance(prefix, str) else prefix.get('img', '')
-    folder = os.path.join(root, folder)
-    kind = dataset.get('type')
+    folder = _local(os.path.join(root, folder), dataset)
+    kind = type_name(dataset)
     if kind == 'CocoDataset':
-        return check_coco(path, classes_of(dataset, cfg.get('default_scope')), folder)
+        steps = [step for step in dataset.get('pipeline') or [] if type_name(step)]
+        kept = dataset.get('filter_cfg') or {}
+        return check_coco(
+            path,
+            classes_of(dataset, cfg.get('default_scope')),
+            folder,
+            with_mask=any(step.get('with_mask') for step in steps),
+            may_be_empty=not kept.get('filter_empty_gt'),
+        )
     if kind in ('CustomDataset', 'ImageNet') and dataset.get('with_label', True):
         if not isinstance(prefix, str):
             folder = os.path.join(root, prefix.get('img_path', ''))
+            folder = _local(folder, dataset)
         head = cfg.model.get('head') or {}
         check_image_list(path, folder, head.get('num_classes'))
     return Counter()
+
+
+def _local(folder: str, dataset: dict) -> str | None:
+    return None if dataset.get('backend_args') or '://' in folder else folder
 
 
 def summary(path: str, counts: Counter[str]) -> str:
@@ -102,10 +119,21 @@ def summary(path: str, counts: Counter[str]) -> str:
 def _check_files_of(dataset: dict) -> None:
     """Puts the check of files before the pipeline of a data set."""
     pipeline = dataset.get('pipeline') or []
-    kinds = [step.get('type') for step in pipeline if isinstance(step, dict)]
+    kinds = [type_name(step) for step in pipeline]
     if kinds and kinds[0] == 'LoadImageFromFile':
-        labels = 'LoadAnnotations' in kinds
-        dataset['pipeline'] = [dict(type='CheckFiles', labels=labels), *pipeline]
+        check = dict(
+            type='CheckFiles',
+            labels='LoadAnnotations' in kinds,
+            turned=is_turned_by(pipeline[0]),
+        )
+        dataset['pipeline'] = [check, *pipeline]
+
+
+def is_turned_by(load: dict) -> bool:
+    """Whether a `LoadImageFromFile` turns images as their EXIF data says."""
+    decoder = load.get('imdecode_backend', 'cv2')
+    colours = load.get('color_type', 'color')
+    return decoder in ('cv2', 'pillow') and colours in ('color', 'grayscale')
 
 
 def _check_work_dir(path: str) -> None:

@@ -3,9 +3,16 @@
 Each row of a table is one kind: its name, what makes it, what the message must say.
 """
 
+import copy
+import functools
 import json
+import os
+import pickle
 import re
+import struct
 import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +23,9 @@ from torch import nn
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
-from mmengine.config import Config
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -24,7 +33,7 @@ from mmseg.structures import SegDataSample
 import attn_plugins  # noqa: F401 (registers)
 from attn_plugins.checkpoints.loading import BrokenCheckpointError, load_from_local
 from attn_plugins.mm.checking import CheckBatchHook, CheckFiles
-from attn_plugins.mm.config_checks import check_classes, check_config
+from attn_plugins.mm.config_checks import check_classes, check_config, check_options
 from attn_plugins.mm.dataset_checks import (
     DataError,
     check_coco,
@@ -39,9 +48,23 @@ from attn_plugins.mm.launch import (
     read_config,
 )
 from attn_plugins.mm.prediction import list_images, read_image, video_frames
-from attn_plugins.mm.run_checks import check_run, check_weights, summary
+from attn_plugins.mm.run_checks import (
+    check_annotations,
+    check_run,
+    check_weights,
+    is_turned_by,
+    summary,
+)
 
-ERRORS = (BrokenCheckpointError, FileNotFoundError, ValueError)
+ERRORS = (
+    BrokenCheckpointError,
+    FileNotFoundError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+SOAK = 'SOAK' in os.environ
 
 
 def refused(make, *parts: str) -> str:
@@ -135,7 +158,14 @@ def test_arguments_of_models(make, parts):
 # Configs and options
 
 
+@functools.cache
+def plain_demo() -> Config:
+    return read_config('configs/eanet_r18_demo.py')
+
+
 def demo(**options) -> Config:
+    if not options:
+        return copy.deepcopy(plain_demo())
     return read_config('configs/eanet_r18_demo.py', options)
 
 
@@ -143,7 +173,11 @@ def option(**options):
     return lambda: demo(**{key.replace('__', '.'): v for key, v in options.items()})
 
 
-def changed(change, check=check_config):
+def whole_config(cfg: Config) -> None:
+    check_config(cfg, 'train', 'val', 'test')
+
+
+def changed(change, check=whole_config):
     def make():
         cfg = demo()
         change(cfg)
@@ -161,8 +195,8 @@ def written(text: str):
     return make
 
 
-def classes_fit(cfg: Config) -> None:
-    check_classes(cfg, datasets_of(cfg, 'train'))
+def classes_fit(cfg: Config, *splits: str) -> None:
+    check_classes(cfg, datasets_of(cfg, *splits or ('train',)))
 
 
 CONFIGS_TABLE = {
@@ -273,13 +307,139 @@ def test_options_that_are_new_but_right_pass(repo, monkeypatch):
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 1
 
 
+@pytest.mark.parametrize(
+    'key',
+    [
+        'model.decode_head.out_channels',  # beside attn_channels
+        'model.auxiliary_head.out_channels',
+        'model.backbone.in_channels',  # beside stem_channels
+        'optim_wrapper.paramwise_cfg.bias_lr_mult',  # beside others, in no class
+        'find_unused_parameters',
+        'model_wrapper_cfg.find_unused_parameters',
+    ],
+)
+def test_options_that_are_like_others_but_right_pass(key, repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    cfg = demo()
+    cfg.optim_wrapper.paramwise_cfg = dict(bias_decay_mult=0.0)
+    check_options(cfg, {key: 1})
+
+
+def test_options_of_a_class_that_comes_with_them_pass(repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    loop = {'train_cfg.type': 'EpochBasedTrainLoop', 'train_cfg.max_epochs': 2}
+    check_options(demo(), loop)
+
+
+@pytest.mark.parametrize(
+    ('change', 'splits'),
+    [
+        (dict(auxiliary_head=dict(type='STDCHead', num_classes=2)), ('train',)),
+        (dict(text_encoder=dict(dataset_name='voc'), decode_head=7), ('train',)),
+        (dict(language_model=dict(type='BertModel'), decode_head=7), ('train',)),
+        (dict(decode_head=7), ('test',)),  # whose data has seven classes
+    ],
+)
+def test_classes_that_differ_for_a_reason_pass(change, splits, repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    cfg = demo()
+    if 'decode_head' in change:
+        cfg.model.decode_head.num_classes = change.pop('decode_head')
+    cfg.model.update(change)
+    cfg.test_dataloader.dataset.metainfo = dict(classes=list('abcdefg'))
+    if splits == ('test',):
+        cfg.model.pop('auxiliary_head')
+    classes_fit(cfg, *splits)
+
+
+def test_one_output_tells_two_classes_apart(repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    cfg = demo()
+    for name in ('decode_head', 'auxiliary_head'):
+        cfg.model[name].update(num_classes=1, out_channels=1)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('background', 'road'))
+    classes_fit(cfg)
+
+
+def test_only_what_is_used_is_checked(repo, monkeypatch):
+    monkeypatch.chdir(repo)
+    cfg = demo()
+    cfg.test_evaluator.type = 'IoUMetrics'
+    check_config(cfg, 'train', 'val')
+    refused(lambda: check_config(cfg, 'test'), "did you mean 'IoUMetric'?")
+
+
+# Stock configs that earlier checks refused, by mistake.
+STOCK = {
+    'mmdet': (
+        'albu_example/mask-rcnn_r50_fpn_albu-1x_coco.py',
+        'glip/glip_atss_swin-t_a_fpn_dyhead_16xb2_ms-2x_funtune_coco.py',
+        'mm_grounding_dino/rtts/grounding_dino_swin-t_finetune_8xb4_1x_rtts.py',
+        'bytetrack/bytetrack_yolox_x_8xb4-80e_crowdhuman-mot20train_test-mot20test.py',
+    ),
+    'mmpretrain': (
+        'resnest/resnest50_32xb64_in1k.py',
+        'blip/blip-base_8xb16_refcoco.py',
+    ),
+    'mmseg': (
+        'maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512.py',
+        'san/san-vit-b16_voc12aug-640x640.py',
+        'stdc/stdc1_4xb12-80k_cityscapes-512x1024.py',
+        'swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py',
+    ),
+}
+# It names an evaluator that mmdet has not: 'MOTChallengeMetrics'.
+NO_EVALUATOR = 'crowdhuman-mot20train_test-mot20test.py'
+
+
+def passes(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        cfg = Config.fromfile(path)
+    for splits in (('train', 'val'), ('test',)):
+        if splits == ('test',) and path.name.endswith(NO_EVALUATOR):
+            continue
+        check_config(cfg, *splits)
+        classes_fit(cfg, *splits)
+
+
+def stock_configs(package: str) -> Path:
+    folder = Path(__import__(package).__file__).parent / '.mim/configs'
+    if not folder.is_dir():
+        pytest.skip(f'{package} has no configs here')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('package', 'name'),
+    [(package, name) for package in STOCK for name in STOCK[package]],
+)
+def test_stock_configs_pass(package, name):
+    path = stock_configs(package) / name
+    if not path.exists():
+        pytest.skip(f'this {package} has no {name}')
+    passes(path)
+
+
 def test_shipped_configs_pass(repo):
-    for path in sorted((repo / 'configs').glob('*.py'))[::16]:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            cfg = Config.fromfile(path)
-        check_config(cfg)
-        classes_fit(cfg)
+    for path in sorted((repo / 'configs').glob('*.py'))[:: 1 if SOAK else 16]:
+        passes(path)
+
+
+@pytest.mark.skipif(not SOAK, reason='long: SOAK=1 runs it')
+@pytest.mark.parametrize('package', STOCK)
+def test_all_stock_configs_pass(package):
+    folder, read = stock_configs(package), 0
+    for path in sorted(folder.rglob('*.py')):
+        if '_base_' in path.parts:
+            continue
+        try:
+            Config.fromfile(path)
+        except (FileNotFoundError, KeyError, RuntimeError):
+            continue  # broken upstream: a base that is not there, two styles mixed
+        passes(path)
+        read += 1
+    assert read > 200
 
 
 # Checkpoints
@@ -311,7 +471,10 @@ CHECKPOINTS_TABLE = {
     'checkpoint: missing': (lambda p: check_weights(str(p / 'no')), 'no checkpoint'),
     'checkpoint: folder': (lambda p: check_weights(str(p)), 'there is no checkpoint'),
     'checkpoint: empty': (lambda p: check_weights(file_of(p, b'')), 'ends too early'),
-    'checkpoint: text': (lambda p: check_weights(file_of(p, b'weights\n')), 'c'),
+    'checkpoint: text': (
+        lambda p: check_weights(file_of(p, b'weights\n')),
+        'is refused',
+    ),
     'checkpoint: cut off': (lambda p: check_weights(truncated(p)), 'damaged'),
     'checkpoint: no weights': (
         lambda p: check_weights(checkpoint(p, dict(state_dict={}, meta={}))),
@@ -342,11 +505,7 @@ CHECKPOINTS_TABLE = {
 
 @table(CHECKPOINTS_TABLE)
 def test_checkpoints(make, parts, tmp_path):
-    with pytest.raises((*ERRORS, Exception)) as error:
-        make(tmp_path)
-    message = str(error.value)
-    assert '\n' not in message
-    assert all(part in message for part in parts), message
+    assert '\n' not in refused(lambda: make(tmp_path), *parts)
 
 
 # Images and label maps
@@ -389,8 +548,8 @@ def check(image_path, label_path=None):
 
 IMAGES_TABLE = {
     'image: cut off JPEG': (lambda p: check(cut(image(p), 0.6)), 'cut off', 'JPEG'),
-    'image: JPEG without its last bytes': (
-        lambda p: check(cut(image(p), 0.99)),
+    'image: JPEG without its last rows': (
+        lambda p: check(cut(image(p, size=(400, 300)), 0.9)),
         'image.jpg is cut off',
     ),
     'image: cut off PNG': (
@@ -406,12 +565,12 @@ IMAGES_TABLE = {
     'labels: turned': (lambda p: check(image(p), labels(p, FINE.T)), '40 x 30'),
     'labels: colours': (
         lambda p: check(image(p), labels(p, np.stack([FINE] * 3, -1))),
-        'labels.png is no label map: expected an 8-bit PNG of one channel',
+        'labels.png is no label map: expected a PNG of one channel',
         "'RGB'",
     ),
     'labels: 16 bit': (
-        lambda p: check(image(p), labels(p, FINE.astype(np.uint16))),
-        "got mode 'I;16'",
+        lambda p: check(image(p), labels(p, FINE.astype(np.uint16) + 300)),
+        "expected class indices up to 255, got 300 (mode 'I;16')",
     ),
     'labels: cut off': (
         lambda p: check(image(p), cut(labels(p, FINE), 0.5)),
@@ -477,6 +636,74 @@ def test_label_maps_with_palette_and_turned_photos_pass(tmp_path):
     check(turned, str(tmp_path / 'p.png'))
 
 
+def append(path: str, content: bytes) -> str:
+    with open(path, 'ab') as file:
+        file.write(content)
+    return path
+
+
+def without_end(path: str) -> str:
+    content = Path(path).read_bytes()
+    assert content.endswith(b'\xff\xd9')
+    Path(path).write_bytes(content[:-2])
+    return path
+
+
+def header(path, width: int, height: int) -> str:
+    """A PNG of any size without its pixels."""
+    content = Path(image(path, 'L', name='small.png')).read_bytes()
+    size = b'IHDR' + struct.pack('>II', width, height) + content[24:29]
+    rest = struct.pack('>I', zlib.crc32(size)) + content[33:]
+    (path / 'large.png').write_bytes(content[:12] + size + rest)
+    return str(path / 'large.png')
+
+
+WHOLE_IMAGES = {
+    'video behind the picture': lambda p: append(image(p), bytes(200_000)),
+    'without the two bytes of its end': lambda p: without_end(image(p)),
+    'more pixels than PIL likes': lambda p: header(p, 14000, 13000),
+    'PNG without its last chunk': lambda p: cut_chunk(image(p, name='a.png')),
+}
+
+
+def cut_chunk(path: str) -> str:
+    Path(path).write_bytes(Path(path).read_bytes()[:-12])
+    return path
+
+
+@pytest.mark.parametrize('make', WHOLE_IMAGES.values(), ids=WHOLE_IMAGES)
+def test_odd_but_whole_images_pass(make, tmp_path):
+    check(make(tmp_path))
+
+
+def test_label_maps_of_16_bit_with_small_values_pass(tmp_path):
+    check(image(tmp_path), labels(tmp_path, FINE.astype(np.uint16) + 5))
+
+
+def test_photos_that_are_not_turned_as_they_are_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sample = dict(
+        img_path=image(tmp_path, exif=exif), seg_map_path=labels(tmp_path, FINE)
+    )
+    CheckFiles(turned=False)(sample)
+    refused(lambda: CheckFiles()(sample), 'they must be of one size')
+
+
+@pytest.mark.parametrize(
+    ('load', 'turned'),
+    [
+        ({}, True),
+        (dict(imdecode_backend='pillow'), True),
+        (dict(imdecode_backend='turbojpeg'), False),
+        (dict(color_type='color_ignore_orientation'), False),
+        (dict(color_type='unchanged'), False),
+    ],
+)
+def test_what_turns_photos(load, turned):
+    assert is_turned_by(dict(type='LoadImageFromFile', **load)) == turned
+
+
 # Annotations in COCO's format
 
 
@@ -518,6 +745,7 @@ def of_coco(change, **options):
     return make
 
 
+NAN, INF = float('nan'), float('inf')
 COCO_TABLE = {
     'json: empty file': (
         lambda p: check_coco(empty(p, 'a.json')),
@@ -573,6 +801,55 @@ COCO_TABLE = {
         of_coco(lambda a, c: a.update(bbox=['1', '2', '3', '4'])),
         'expected four finite numbers',
     ),
+    'json: image that is a number': (
+        of_coco(lambda a, c: c['images'].append(3)),
+        'images[2] is 3, expected an object',
+    ),
+    'json: annotation that is a number': (
+        of_coco(lambda a, c: c['annotations'].append(3)),
+        'annotations[3] is 3, expected an object',
+    ),
+    'json: image without name': (
+        of_coco(lambda a, c: c['images'][0].update(file_name=None)),
+        'image 1 has the file_name None',
+    ),
+    'json: height that is null': (
+        of_coco(lambda a, c: c['images'][0].update(height=None)),
+        'image 1 has the height None and the width 100, expected numbers',
+    ),
+    'json: height that is text': (
+        of_coco(lambda a, c: c['images'][0].update(height='100')),
+        "image 1 has the height '100'",
+    ),
+    'json: area that is null': (
+        of_coco(lambda a, c: a.update(area=None)),
+        'annotation 0 has the area None, expected a finite number',
+    ),
+    'json: NaN area': (of_coco(lambda a, c: a.update(area=NAN)), 'has the area nan'),
+    'json: polygon without a list around it': (
+        of_coco(lambda a, c: a.update(segmentation=[1, 1, 5, 1, 5, 5])),
+        'annotation 0 has the segmentation [1, 1, 5, 1, 5, 5], expected lists of',
+    ),
+    'json: NaN in a polygon': (
+        of_coco(lambda a, c: a.update(segmentation=[[1, 1, 5, 1, 5, NAN]])),
+        'annotation 0 has the segmentation',
+    ),
+    'json: text in a polygon': (
+        of_coco(lambda a, c: a.update(segmentation=[[1, 1, 5, 1, 5, '5']])),
+        'annotation 0 has the segmentation',
+    ),
+    'json: run lengths that do not add up': (
+        of_coco(lambda a, c: a.update(segmentation=dict(size=[9, 9], counts=[80]))),
+        'run lengths that add up to their size',
+    ),
+    'json: run lengths that are no code': (
+        of_coco(lambda a, c: a.update(segmentation=dict(size=[9, 9], counts='a b'))),
+        'annotation 0 has the segmentation',
+    ),
+    'json: id that is a list': (
+        of_coco(lambda a, c: a.update(id=[1])),
+        'annotations.json has a value of a wrong kind',
+    ),
     'classes: not in the file': (
         of_coco(lambda a, c: None, classes=('cat', 'dgo')),
         "has no category 'dgo'",
@@ -614,6 +891,7 @@ def test_annotations(make, parts, tmp_path):
         (dict(segmentation=[[1, 2, 3, 4]]), 'polygons of less than three points'),
         (dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), 'polygons of less than'),
         (dict(image_id=99), 'of images that are not in the file'),
+        (dict(segmentation=dict(size=[9, 9])), 'masks without counts or size'),
     ],
 )
 def test_annotations_that_are_left_out_are_counted(change, reason, tmp_path):
@@ -633,6 +911,58 @@ def test_right_annotations_pass(tmp_path):
     assert check_coco(coco(tmp_path), ('cat', 'dog'), tmp_path) == dict(
         images=2, annotations=3
     )
+
+
+@pytest.mark.parametrize(
+    'mask', [dict(size=[9, 9], counts=[80, 1]), dict(size=[9, 9], counts='`0a0'), None]
+)
+def test_masks_of_run_lengths_pass(mask, tmp_path):
+    assert len(of_coco(lambda a, c: a.update(segmentation=mask))(tmp_path)) == 2
+
+
+def of_dataset(path, **options) -> dict:
+    metainfo = dict(classes=('cat', 'dog'))
+    root = str(path)
+    return dict(type='CocoDataset', data_root=root, metainfo=metainfo, **options)
+
+
+def test_masks_are_checked_where_they_are_read(tmp_path):
+    boxes = [[1, 1, 5, 5]]
+    name = Path(
+        coco(tmp_path, lambda c: c['annotations'][0].update(segmentation=boxes))
+    )
+    for with_mask, expected in (
+        (True, {'polygons of less than three points'}),
+        (False, set()),
+    ):
+        load = dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask)
+        dataset = of_dataset(tmp_path, ann_file=name.name, pipeline=[load])
+        left_out = set(check_annotations(dataset, Config())) - {'images', 'annotations'}
+        assert left_out == expected
+
+
+def test_a_file_of_backgrounds_passes_where_empty_images_are_kept(tmp_path):
+    name = Path(coco(tmp_path, lambda content: content['annotations'].clear())).name
+    for filter_cfg in (None, dict(filter_empty_gt=False)):
+        dataset = of_dataset(tmp_path, ann_file=name, filter_cfg=filter_cfg)
+        assert check_annotations(dataset, Config()) == dict(images=2, annotations=0)
+    dataset['filter_cfg'] = dict(filter_empty_gt=True)
+    refused(lambda: check_annotations(dataset, Config()), 'nothing to learn from')
+
+
+def test_images_that_are_elsewhere_are_not_looked_for(tmp_path):
+    name = Path(coco(tmp_path)).name
+    for options in (dict(data_prefix='s3://x/'), dict(backend_args=dict(backend='s3'))):
+        dataset = of_dataset(tmp_path, ann_file=name, **options)
+        (tmp_path / '1.jpg').unlink(missing_ok=True)
+        assert check_annotations(dataset, Config())['images'] == 2
+
+
+@pytest.mark.parametrize('kind', ['CocoDataset', 'mmdet.CocoDataset', CocoDataset])
+def test_kinds_of_data_sets_are_known_in_all_styles(kind, tmp_path):
+    name = Path(coco(tmp_path)).name
+    dataset = ConfigDict(of_dataset(tmp_path, ann_file=name), type=kind)
+    assert check_annotations(dataset, Config())['annotations'] == 3
 
 
 # Lists of classified images
@@ -694,7 +1024,6 @@ def iterate(data: dict, **outputs: float) -> None:
     hook.after_train_iter(runner, 0, data, losses)
 
 
-NAN, INF = float('nan'), float('inf')
 BATCHES_TABLE = {
     'batch: NaN image': (lambda: iterate(batch(NAN)), 'a.jpg has pixels that are NaN'),
     'batch: infinite image': (lambda: iterate(batch(INF)), 'a.jpg', 'infinite'),
@@ -726,6 +1055,15 @@ def test_right_and_ignored_labels_pass():
     iterate(batch(label=255), loss=0.0)
 
 
+def test_one_output_has_two_labels(monkeypatch):
+    head = FakeRunner.model.decode_head
+    monkeypatch.setattr(head, 'num_classes', 1)
+    refused(lambda: iterate(batch(label=1)), 'has the label 1 at 16 places')
+    monkeypatch.setattr(head, 'out_channels', 1, raising=False)
+    iterate(batch(label=1), loss=1.0)
+    refused(lambda: iterate(batch(label=2)), 'has the label 2 at 16 places')
+
+
 # Together
 
 
@@ -749,13 +1087,34 @@ def test_what_the_tools_check_and_add(repo, tmp_path, monkeypatch, capsys):
     assert said == (
         'annotations.json: 3 annotations of 2 images, left out: 1 boxes without size\n'
     )
-    assert dataset.pipeline[0] == dict(type='CheckFiles', labels=True)
+    assert dataset.pipeline[0] == dict(type='CheckFiles', labels=True, turned=True)
     assert [hook['type'] for hook in cfg.custom_hooks[-2:]] == [
         'CheckWeightsHook',
         'CheckBatchHook',
     ]
     coco(tmp_path, lambda content: content['annotations'][0].update(bbox=None))
     refused(lambda: check_run(cfg, 'train'), 'annotation 0 has the box None')
+
+
+def test_what_is_checked_in_all_styles(repo, tmp_path, monkeypatch, capsys):
+    """Names with a scope, classes; only the first of several processes speaks."""
+    monkeypatch.chdir(repo)
+    monkeypatch.setenv('RANK', '1')
+    cfg = read_config('configs/mask-rcnn_lesa-r50_coco.py')
+    cfg.work_dir = str(tmp_path / 'work')
+    cfg.custom_imports = dict(imports='mmdet.models')
+    for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        head.num_classes = 2
+    dataset = cfg.train_dataloader.dataset
+    dataset.update(of_dataset(tmp_path, ann_file=Path(coco(tmp_path)).name))
+    dataset.pipeline[0].type = 'mmengine.LoadImageFromFile'
+    dataset.pipeline[0].imdecode_backend = 'turbojpeg'
+    dataset.pipeline[1].type = LoadAnnotations
+    check_run(cfg, 'train')
+    assert capsys.readouterr().err == ''
+    check_files = dict(type='CheckFiles', labels=True, turned=False)
+    assert dataset.pipeline[0] == check_files
+    assert cfg.custom_imports['imports'] == ['mmdet.models', 'attn_plugins']
 
 
 def test_an_error_in_a_worker_is_one_line():
