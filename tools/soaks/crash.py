@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,10 +29,15 @@ import numpy as np
 import torch
 
 import attn_plugins  # noqa: F401 (lets torch.load read mm checkpoints safely)
+from attn_plugins.checkpoints.writing import TEMPORARY
 from soaks.training import MODELS, Job, Results, Training
 
-# One round of deaths; 'moment' and 'writing' are kills.
+# One round of deaths, as intended.
 ROUND = ('moment', 'writing', 'full disk', 'moment', 'writing')
+# What training was doing when they came. A kill may come in the start-up, before the
+# first iteration of that life, and may miss the writing.
+KILLS = ('start-up', 'moment', 'writing')
+DEATHS = (*KILLS, 'full disk')
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +78,7 @@ class Crash:
         self.whole = folder / 'whole'
         self.results = results
         self.rng = rng
-        self.counts = dict.fromkeys(ROUND, 0)
+        self.counts = dict.fromkeys(DEATHS, 0)
         self.half_written = 0
 
     def run(self, kills: int) -> str:
@@ -84,12 +90,13 @@ class Crash:
         self.results.add(event='whole run', seconds=round(seconds, 1))
 
         saved = 0
-        deaths = 0
+        turn = 0
         while self.kills < kills or not self.counts['full disk']:
-            how = ROUND[deaths % len(ROUND)]
+            how = ROUND[turn % len(ROUND)]
             if how == 'full disk' and not saved:
                 how = 'moment'  # there is nothing yet that could be lost
-            deaths += 1
+            else:
+                turn += 1
             before = saved
             # As far as the number of kills left allows, past a checkpoint at times.
             span = (self.job.last - saved) / max(kills - self.kills, 1)
@@ -97,7 +104,7 @@ class Crash:
             row, saved = self.live(how, saved, span)
             self.results.add(**row)
             assert saved >= before, f'checkpoint {before} was lost, {saved} is the last'
-            if not row['status']:
+            if row['event'] == 'end':
                 break  # it came to its end before it could be killed
         training = self.job.start(self.work_dir, resume=True)
         assert training.wait() == 0, training.tail()
@@ -109,53 +116,78 @@ class Crash:
             equal_tensors=equal, **loads, seconds=_since(started),
         )  # fmt: skip
         return (
-            f'{self.kills} kills ({self.counts["writing"]} at a checkpoint, '
-            f'{self.half_written} left half of it) and {self.counts["full disk"]} '
-            f'full disks: all {equal} tensors are equal; resuming {loads}'
+            f'{self.kills} kills ({self.counts["start-up"]} in the start-up, '
+            f'{self.counts["writing"]} at a checkpoint, {self.half_written} left half '
+            f'of it) and {self.counts["full disk"]} full disks: all {equal} tensors '
+            f'are equal; resuming {loads}'
         )
 
     @property
     def kills(self) -> int:
-        return self.counts['moment'] + self.counts['writing']
+        return sum(self.counts[event] for event in KILLS)
 
     def live(self, how: str, saved: int, span: float) -> tuple[dict, int]:
         """Resumes, dies, and looks at what is left."""
         workers = int(self.rng.integers(3))
         option = f'train_dataloader.num_workers={workers}'
-        row = dict(event=how, workers=workers, resumed_from=saved)
         goal = saved + int(self.rng.uniform(0, 2 * span))
         goal = min(goal, self.job.last - 2 * self.job.interval)
         if how == 'full disk':
-            with _full_disk(self.work_dir) as (kind, limits):
-                before = _digests(self.work_dir)
-                training = self.job.start(self.work_dir, option, resume=True, **limits)
-                status = training.wait()
-                after = _digests(self.work_dir)
-                row['by'] = kind
-            assert status, 'training did not notice the full disk'
-            assert 'cannot be written' in training.lines[-1], training.tail()
-            assert before == after, 'a full disk changed what had been saved'
-            assert not list(self.work_dir.glob('.*.tmp')), 'half a file was left'
+            training, found = self.fill_disk(option)
         else:
-            training = self.job.start(self.work_dir, option, resume=True)
-            if goal <= saved:
-                time.sleep(self.rng.uniform(0, 4))  # in the start-up
-            else:
-                training.wait_for(goal)
-                time.sleep(self.rng.uniform(0, self.pace))
-                if how == 'writing':
-                    checkpoint = (goal // self.job.interval + 1) * self.job.interval
-                    _wait_for_writing(training, self.work_dir, checkpoint)
-            training.kill()
-            status = training.process.exitcode
-        self.counts[how] += 1
-        half = sum(path.stat().st_size for path in self.work_dir.glob('.*.tmp'))
+            training, found = self.kill(option, how, goal if goal > saved else None)
+        if found['event'] in self.counts:
+            self.counts[found['event']] += 1
+        half = 0
+        if found['event'] == 'writing':  # else it would be of an earlier life
+            half = sum(path.stat().st_size for path in _temporary(self.work_dir))
         self.half_written += bool(half)
         iteration = _check_checkpoints(self.work_dir)
-        seen = max(training.iteration, saved)
-        row |= dict(status=status, iteration=seen, half_written=half, saved=iteration)
+        row = dict(
+            **found, workers=workers, resumed_from=saved,
+            status=training.process.exitcode, iteration=max(training.iteration, saved),
+            half_written=half, saved=iteration,
+        )  # fmt: skip
         row |= {f'seconds_to_{k}': round(v, 2) for k, v in training.times.items()}
         return row, iteration
+
+    def fill_disk(self, option: str) -> tuple[Training, dict]:
+        """Trains until the disk is full, and tells by what it was."""
+        with _full_disk(self.work_dir) as (kind, limits):
+            before = _digests(self.work_dir)
+            training = self.job.start(self.work_dir, option, resume=True, **limits)
+            status = training.wait()
+            after = _digests(self.work_dir)
+        assert status, 'training did not notice the full disk'
+        assert 'cannot be written' in training.lines[-1], training.tail()
+        assert before == after, 'a full disk changed what had been saved'
+        assert not _temporary(self.work_dir), 'half a file was left'
+        return training, dict(event='full disk', by=kind)
+
+    def kill(self, option: str, how: str, goal: int | None) -> tuple[Training, dict]:
+        """Trains past an iteration, if any, and tells in what the kill came."""
+        training = self.job.start(self.work_dir, option, resume=True)
+        writing = False
+        if goal is None:
+            time.sleep(self.rng.uniform(0, 4))  # likely in the start-up
+        else:
+            training.wait_for(goal)
+            time.sleep(self.rng.uniform(0, self.pace))
+            if how == 'writing':
+                checkpoint = (goal // self.job.interval + 1) * self.job.interval
+                writing = _wait_for_writing(training, self.work_dir, checkpoint)
+        training.kill()
+        status = training.process.exitcode
+        assert status in (0, -signal.SIGKILL), training.tail()
+        if not status:
+            event = 'end'  # it was faster
+        elif 'first' not in training.times:
+            event = 'start-up'
+        elif writing or _temporary(self.work_dir):
+            event = 'writing'
+        else:
+            event = 'moment'
+        return training, dict(event=event)
 
     def compare(self) -> int:
         """Compares the final checkpoints, and returns the number of tensors."""
@@ -228,13 +260,22 @@ def _digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
-def _wait_for_writing(training: Training, folder: Path, iteration: int) -> None:
-    """Waits for the temporary file of a checkpoint, or past it if that was missed."""
+def _temporary(folder: Path, name: str = '*') -> list[Path]:
+    """Lists files that are being written, or were when the writer was killed."""
+    return list(folder.glob(TEMPORARY.format(name)))
+
+
+def _wait_for_writing(training: Training, folder: Path, iteration: int) -> bool:
+    """Waits for the temporary file of a checkpoint, or past it.
+
+    Returns:
+        Whether the file was seen.
+    """
     while training.alive and training.iteration <= iteration:
-        with os.scandir(folder) as entries:
-            if any(entry.name.endswith('.pth.tmp') for entry in entries):
-                return
+        if _temporary(folder, '*.pth'):
+            return True
         time.sleep(0.0003)
+    return False
 
 
 @contextlib.contextmanager
