@@ -215,7 +215,10 @@ def _parameters(kind: type) -> set[str] | None:
     for base in kind.__mro__:
         if '__init__' not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        try:
+            parameters = inspect.signature(base.__init__).parameters.values()
+        except ValueError:  # written in C
+            return None
         known.update(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return known - {'self', 'args'}
