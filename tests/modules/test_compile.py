@@ -8,17 +8,42 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from attn_plugins import modules
 from attn_plugins.modules import (
+    EANeck,
     ExternalAttention2d,
     GlobalSelfAttention,
     LESA2d,
     MultiHeadExternalAttention,
     SelfAttention2d,
+    TokenBatchNorm,
+    TokenExternalAttention,
+    TokenMLP,
+    TokenPerformer,
+)
+
+TOKENS = (  # (N, tokens, channels) in place of an image
+    MultiHeadExternalAttention,
+    TokenBatchNorm,
+    TokenExternalAttention,
+    TokenMLP,
+    TokenPerformer,
 )
 
 
 def lesa(**options) -> LESA2d:
     return LESA2d(16, num_heads=2, rel_pos_size=9, **options)
+
+
+class Neck(nn.Module):
+    """Takes one map and returns one, of two that the neck gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = EANeck([16, 16], stages=(0, -1), num_slots=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(self.neck((x, x[..., ::2])), dim=-1)
 
 
 LAYERS = {
@@ -39,12 +64,17 @@ LAYERS = {
         16, 2, rel_pos_size=7, axial_content=True
     ),
     'GSA, max_shift': lambda: GlobalSelfAttention(16, 2, rel_pos_size=7, max_shift=3),
+    'EANeck': Neck,
+    'tokens, external': lambda: TokenExternalAttention(16, 8),
+    'tokens, MLP': lambda: TokenMLP(16, 8),
+    'tokens, performer': lambda: TokenPerformer(16, 8),
+    'tokens, batch norm': lambda: TokenBatchNorm(nn.BatchNorm1d(16)),
 }
 
 
 def draw(layer: nn.Module) -> Tensor:
     x = torch.randn(2, 16, 6, 9)
-    return x.flatten(2).mT if isinstance(layer, MultiHeadExternalAttention) else x
+    return x.flatten(2).mT if isinstance(layer, TOKENS) else x
 
 
 def outcome(layer: nn.Module, call, x: Tensor) -> dict[str, Tensor]:
@@ -65,6 +95,12 @@ def check(layer: nn.Module, backend: str) -> None:
     found = outcome(twin, compiled, x)
     for name, value in found.items():
         assert_close(value, expected[name], msg=lambda m, n=name: f'{n} {m}')
+
+
+def test_no_layer_is_left_out():
+    tried = {type(part) for make in LAYERS.values() for part in make().modules()}
+    public = {getattr(modules, name) for name in modules.__all__}
+    assert {layer for layer in public if issubclass(layer, nn.Module)} <= tried
 
 
 @pytest.mark.parametrize('name', LAYERS)

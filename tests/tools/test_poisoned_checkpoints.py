@@ -96,6 +96,9 @@ TOOLS = {
     'visualize': [
         'visualize_attention.py', IMAGE, CONFIG, 'poisoned.pth', '--out', 'v'
     ],
+    'export': [
+        'export.py', CONFIG, 'poisoned.pth', '--format', 'torchscript', '--out', 'e.pt'
+    ],
     'convert': ['convert_checkpoint.py', 'poisoned.pth', 'converted.pth'],
     'report': ['report.py', 'work', '--images', IMAGE],
 }  # fmt: skip
