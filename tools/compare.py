@@ -2,6 +2,7 @@
 
     python tools/compare.py camvid --data-root DIR     # segmentation
     python tools/compare.py nuts --data-root DIR       # detection
+    python tools/compare.py all --data-root DIR        # both, of DIR/camvid, DIR/nuts
     python tools/compare.py table                      # what there is
 
 Every run is a process of its own and adds its row to the CSV file when it ends. Runs
@@ -160,25 +161,28 @@ def run_all(args: argparse.Namespace) -> None:
         ):
             continue
         print(f'{args.task}, {model}, seed {seed}', flush=True)
-        command = [sys.executable, __file__, *sys.argv[1:]]
+        command = [sys.executable, __file__, args.task, '--config', str(args.config)]
+        command += ['--out', str(args.out)]
+        command += ['--data-root', args.data_root] if args.data_root else []
         command += ['--model', model, '--seed', str(seed)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()[-1:]
             print(f'  failed: {"".join(lines)}', flush=True)
-    print(table(args.out, args.seeds))
 
 
 def table(path: Path, seeds: int) -> str:
     """Lays out mean and standard deviation over seeds; what was not run says so."""
     rows = read(path)
-    found = {(row['task'], row['config']): None for row in rows}
+    # The schedules of tools/comparison/ in any case, and others that have rows.
+    found = {(task, task): None for task in MODELS}
+    found |= {(row['task'], row['config']): None for row in rows}
     tables = []
     for task, config in found:
         same = [row for row in rows if (row['task'], row['config']) == (task, config)]
         lines = [cells(same, model, METRICS[task], seeds) for model in MODELS[task]]
-        header = (config, *METRICS[task], 'seeds', 'params (10^6)', 'CPU s', 'peak MB')
-        tables.append(markdown(header, lines))
+        cost = ('iterations', 'params (10^6)', 'CPU s', 'peak MB')
+        tables.append(markdown((config, *METRICS[task], 'seeds', *cost), lines))
     return '\n\n'.join(tables)
 
 
@@ -190,11 +194,12 @@ def cells(
     values = {m: [float(r['value']) for r in mine if r['metric'] == m] for m in metrics}
     count = len(values[metrics[0]])
     if not count:
-        return (model, *['not run'] * len(metrics), f'0 of {seeds}', '', '', '')
+        return (model, *['not run'] * len(metrics), f'0 of {seeds}', '', '', '', '')
     return (
         model,
         *map(spread, values.values()),
         f'{count} of {seeds}',
+        mine[0]['iterations'],
         f'{int(mine[0]["params"]) / 1e6:.2f}',
         f'{statistics.mean(float(row["cpu_s"]) for row in mine):.0f}',
         f'{statistics.mean(float(row["peak_mb"]) for row in mine):.0f}',
@@ -213,7 +218,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('task', choices=[*MODELS, 'table'])
+    parser.add_argument('task', choices=[*MODELS, 'all', 'table'])
     parser.add_argument('--data-root', help='folder of the data set')
     parser.add_argument('--seeds', type=int, default=3, help='runs of each model')
     parser.add_argument(
@@ -229,18 +234,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--model', help=argparse.SUPPRESS)
     parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    args.config = args.config or HERE / f'comparison/{args.task}.py'
+    if args.task == 'all' and args.config:
+        parser.error('--config is for one task, not for all')
+    if args.task in MODELS:
+        args.config = args.config or schedule(args.task)
     return args
+
+
+def schedule(task: str) -> Path:
+    return HERE / f'comparison/{task}.py'
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.task == 'table':
+    tasks = {'all': list(MODELS), 'table': []}.get(args.task, [args.task])
+    for task in tasks:
+        folder = args.data_root
+        if folder and args.task == 'all':
+            folder = str(Path(folder, task))
+        config = args.config or schedule(task)
+        one = {**vars(args), 'task': task, 'data_root': folder, 'config': config}
+        (run_one if args.model else run_all)(argparse.Namespace(**one))
+    if not args.model:
         print(table(args.out, args.seeds))
-    elif args.model:
-        run_one(args)
-    else:
-        run_all(args)
 
 
 if __name__ == '__main__':

@@ -69,7 +69,10 @@ def test_a_run_adds_its_row_and_the_others_are_said_not_to_be_run(short, capsys)
     capsys.readouterr()
 
     compare.main(['table', '--out', str(short.out), '--seeds', '2'])
-    lines = capsys.readouterr().out.splitlines()
+    *others, mine = capsys.readouterr().out.strip().split('\n\n')
+    # The schedules of the tool have no row in this file.
+    assert [text.count('| 0 of 2 |') for text in others] == [7, 4]
+    lines = mine.splitlines()
     assert len(lines) == 2 + len(compare.MODELS['camvid'])
     mine = [line for line in lines if 'EA, 8 slots, softmax' in line]
     assert f'{float(row["value"]):.2f} |' in mine[0]
@@ -90,10 +93,19 @@ def test_what_has_a_row_is_not_repeated(short, monkeypatch):
         return argparse.Namespace(returncode=1, stdout='', stderr='it was not started')
 
     monkeypatch.setattr(compare.subprocess, 'run', record)
-    monkeypatch.setattr(sys, 'argv', ['compare.py', 'camvid'])
-    compare.run_all(short)
+    compare.main(short.command)
     models = list(compare.MODELS['camvid'])
     assert started == [(m, '0') for m in models] + [(m, '1') for m in models[1:]]
+
+
+def test_all_takes_both_from_one_folder(tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(compare, 'run_all', lambda args: runs.append(args))
+    compare.main(['all', '--data-root', str(tmp_path), '--out', str(tmp_path / 'no')])
+    assert [(r.task, r.data_root, r.config.stem) for r in runs] == [
+        ('camvid', str(tmp_path / 'camvid'), 'camvid'),
+        ('nuts', str(tmp_path / 'nuts'), 'nuts'),
+    ]
 
 
 @pytest.mark.parametrize(
