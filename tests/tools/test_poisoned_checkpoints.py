@@ -5,6 +5,7 @@ import pickle
 import runpy
 import shutil
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmseg')
+from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 import attn_plugins  # noqa: F401 (installs safe loading)
@@ -62,6 +64,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def refuses(folder, monkeypatch):
     """Runs a tool in this process; returns the line that it ends with."""
+
+    # That of an earlier test may write to a folder that is gone.
+    monkeypatch.setattr(SegLocalVisualizer, '_instance_dict', OrderedDict())
 
     def run(tool: str, *arguments: str) -> str:
         monkeypatch.chdir(folder)
