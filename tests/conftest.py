@@ -14,7 +14,7 @@ REPO = Path(__file__).resolve().parents[1]
 settings.register_profile(
     'suite', derandomize=True, database=None, deadline=None, max_examples=220
 )
-settings.register_profile('soak', database=None, deadline=None, max_examples=5000)
+settings.register_profile('soak', database=None, deadline=None, max_examples=1000)
 settings.load_profile('suite')
 
 

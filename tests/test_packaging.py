@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -183,6 +184,32 @@ def test_installed_wheel_has_the_catalogue(installed, tmp_path):
     installed(*command)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'eanet_r50_ade20k.py', 'eanet_r101_ade20k.py'}
+
+
+@pytest.mark.skipif('SOAK' not in os.environ, reason='long: SOAK=1 runs it')
+@pytest.mark.parametrize('kind', ['whl', 'tar.gz'])
+def test_an_empty_environment(kind, wheel, sources, tmp_path):
+    """torch comes from the index, and nothing of this environment is seen."""
+    if kind == 'tar.gz':
+        command = [sys.executable, 'setup.py', '-q', 'sdist', '-d', tmp_path]
+        subprocess.run(command, cwd=sources, check=True, capture_output=True)
+        (wheel,) = tmp_path.glob('*.tar.gz')
+    subprocess.run([sys.executable, '-m', 'venv', tmp_path / 'venv'], check=True)
+    python = tmp_path / 'venv/bin/python'
+    pinned = [f'torch=={torch.__version__}', 'numpy']
+
+    def run(*arguments, status=0):
+        result = subprocess.run(
+            [python, *arguments], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == status, result.stdout + result.stderr
+        return result.stdout
+
+    run('-m', 'pip', 'install', '-q', wheel, *pinned)
+    path, _ = run('-c', SMOKE).split()
+    assert Path(path).is_relative_to(tmp_path / 'venv')
+    assert 'eanet_r101_ade20k ' in run('-m', 'attn_plugins.configs', 'list')
+    assert 'cannot run yet' in run('-m', 'attn_plugins.doctor', status=1)
 
 
 def test_installed_doctor_says_what_is_missing(installed):
