@@ -64,3 +64,23 @@ def test_citation_names_the_three_papers(repo):
         f"__version__ = '{citation['version']}'"
         in (repo / 'attn_plugins/version.py').read_text()
     )
+
+
+@pytest.mark.parametrize('name', ['README.md', 'CONTRIBUTING.md'])
+def test_links_outside_of_the_site(name, repo):
+    """What they name is there, with the section; mkdocs looks at docs/ alone."""
+    for target in re.findall(
+        r'\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)', read(repo / name)
+    ):
+        path, section = repo / (target[0] or name), target[1]
+        assert path.exists(), target
+        if section:
+            titles = re.findall(r'^#+ (.+)$', read(path), re.MULTILINE)
+            slugs = [
+                re.sub(r'[^\w\- ]', '', t.lower()).replace(' ', '-') for t in titles
+            ]
+            assert section[1:] in slugs, target
+
+
+def read(path):
+    return path.read_text(encoding='utf-8')

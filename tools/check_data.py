@@ -27,7 +27,12 @@ from attn_plugins.mm.launch import (
     one_line_errors,
     read_config,
 )
-from attn_plugins.mm.run_checks import check_annotations, is_turned_by, summary
+from attn_plugins.mm.run_checks import (
+    check_annotations,
+    check_folder,
+    is_turned_by,
+    summary,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,6 +48,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def check_dataset(settings: dict, cfg: Config) -> list[str]:
     """Checks all files of a data set, prints a summary, and returns what is broken."""
+    check_folder(settings, cfg.get('default_scope'))
     counts = check_annotations(settings, cfg)
     if counts:
         print(summary(settings.ann_file, counts))

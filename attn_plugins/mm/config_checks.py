@@ -237,6 +237,17 @@ def _hands_on(init: Any) -> bool:
     return handed is not None and not re.search(r'kwargs\.pop|del kwargs', source)
 
 
+def default_of(item: dict, name: str, scope: str | None) -> Any:
+    """Returns the default of an argument of a dict's type, or None."""
+    kind = _class_of(item, scope)
+    for base in kind.__mro__ if inspect.isclass(kind) else ():
+        init = vars(base).get('__init__')
+        found = inspect.signature(init).parameters.get(name) if init else None
+        if found is not None and found.default is not found.empty:
+            return found.default
+    return None
+
+
 def classes_of(dataset: dict, scope: str | None) -> Sequence[str] | None:
     """Returns the names of the classes of a data set; None if it does not say."""
     kind = _class_of(dataset, scope)

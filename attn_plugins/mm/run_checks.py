@@ -10,8 +10,14 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoints.loading import load_from_local
-from .config_checks import check_classes, check_config, classes_of, type_name
-from .dataset_checks import check_coco, check_image_list
+from .config_checks import (
+    check_classes,
+    check_config,
+    classes_of,
+    default_of,
+    type_name,
+)
+from .dataset_checks import DataError, check_coco, check_image_list
 from .fitting import weights_of
 from .launch import LaunchError, datasets_of
 
@@ -43,6 +49,7 @@ def check_run(cfg: Config, *splits: str) -> None:
         if counts:
             print(summary(dataset.ann_file, counts), file=sys.stderr)
     for dataset in datasets:
+        check_folder(dataset, cfg.get('default_scope'))
         _check_files_of(dataset)
     whole = not training or bool(cfg.get('resume'))
     hooks = [dict(type='CheckWeightsHook', whole=whole)]
@@ -97,6 +104,25 @@ def check_annotations(dataset: dict, cfg: Config) -> Counter[str]:
         head = cfg.model.get('head') or {}
         check_image_list(path, folder, head.get('num_classes'))
     return Counter()
+
+
+def check_folder(dataset: dict, scope: str | None) -> None:
+    """Checks that a folder of images that no file lists holds one at all.
+
+    Raises:
+        DataError: If none has the suffix that the data set looks for.
+    """
+    prefix = dataset.get('data_prefix')
+    images = prefix.get('img_path') if isinstance(prefix, dict) else None
+    suffix = dataset.get('img_suffix') or default_of(dataset, 'img_suffix', scope)
+    if dataset.get('ann_file') or not (images and isinstance(suffix, str)):
+        return
+    folder = _local(os.path.join(dataset.get('data_root') or '', images), dataset)
+    if folder and not next(Path(folder).rglob(f'*{suffix}'), None):
+        raise DataError(
+            f'{folder}: no file ends in {suffix}, which is the img_suffix of this data '
+            'set: set it to that of the images'
+        )
 
 
 def _local(folder: str, dataset: dict) -> str | None:

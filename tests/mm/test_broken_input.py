@@ -50,6 +50,7 @@ from attn_plugins.mm.launch import (
 from attn_plugins.mm.prediction import list_images, read_image, video_frames
 from attn_plugins.mm.run_checks import (
     check_annotations,
+    check_folder,
     check_run,
     check_weights,
     is_turned_by,
@@ -963,6 +964,20 @@ def test_a_file_of_backgrounds_passes_where_empty_images_are_kept(tmp_path):
         assert check_annotations(dataset, Config()) == dict(images=2, annotations=0)
     dataset['filter_cfg'] = dict(filter_empty_gt=True)
     refused(lambda: check_annotations(dataset, Config()), 'nothing to learn from')
+
+
+@pytest.mark.parametrize('given', [dict(img_suffix='.jpg'), {}])
+def test_a_folder_without_images_of_the_suffix(given, tmp_path):
+    (tmp_path / 'train').mkdir()
+    Image.new('RGB', (4, 4)).save(tmp_path / 'train/0.png')
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='train'),
+    )
+    with pytest.raises(DataError, match=r'train: no file ends in \.jpg'):
+        check_folder(dataset | given, 'mmseg')
+    check_folder(dict(dataset, img_suffix='.png'), 'mmseg')
 
 
 def test_images_that_are_elsewhere_are_not_looked_for(tmp_path):
