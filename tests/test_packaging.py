@@ -198,9 +198,9 @@ def test_an_empty_environment(kind, wheel, sources, tmp_path):
     python = tmp_path / 'venv/bin/python'
     pinned = [f'torch=={torch.__version__}', 'numpy']
 
-    def run(*arguments, status=0):
+    def run(*arguments, status=0, program=python):
         result = subprocess.run(
-            [python, *arguments], cwd=tmp_path, capture_output=True, text=True
+            [program, *arguments], cwd=tmp_path, capture_output=True, text=True
         )
         assert result.returncode == status, result.stdout + result.stderr
         return result.stdout
@@ -210,6 +210,11 @@ def test_an_empty_environment(kind, wheel, sources, tmp_path):
     assert Path(path).is_relative_to(tmp_path / 'venv')
     assert 'eanet_r101_ade20k ' in run('-m', 'attn_plugins.configs', 'list')
     assert 'cannot run yet' in run('-m', 'attn_plugins.doctor', status=1)
+    run('-m', 'pip', 'install', '-q', 'openmim')
+    mim = tmp_path / 'venv/bin/mim'
+    assert 'attn-plugins' in run('list', program=mim)
+    found = run('search', 'attn_plugins', '--model', 'lesa', program=mim)
+    assert 'configs/mask-rcnn_lesa-r50_coco.py' in found
 
 
 def test_installed_doctor_says_what_is_missing(installed):
