@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import attn_plugins  # noqa: F401 (lets torch.load read mm checkpoints safely)
-from attn_plugins.checkpoints.writing import TEMPORARY
+from attn_plugins.checkpoints.writing import TEMPORARY, remove_leftovers
 from soaks.training import MODELS, Job, Results, Training
 
 # One round of deaths, as intended.
@@ -153,6 +153,7 @@ class Crash:
 
     def fill_disk(self, option: str) -> tuple[Training, dict]:
         """Trains until the disk is full, and tells by what it was."""
+        remove_leftovers(self.work_dir)  # training does, and would have room then
         with _full_disk(self.work_dir) as (kind, limits):
             before = _digests(self.work_dir)
             training = self.job.start(self.work_dir, option, resume=True, **limits)
