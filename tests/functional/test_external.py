@@ -22,9 +22,11 @@ def double(*shape: int) -> torch.Tensor:
 
 
 def check_values_and_gradients(fast, slow, inputs) -> None:
-    """Compares outputs and the gradient of a random projection of them."""
+    """Compares outputs, in training and inference, and gradients."""
     out, expected = fast(*inputs), slow(*inputs)
     assert_close(out, expected, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():  # takes another layout
+        assert_close(fast(*inputs), expected, rtol=1e-10, atol=1e-12)
     weight = torch.randn_like(expected)
     leaves = [leaf for leaf in inputs if leaf is not None]
     gradients = torch.autograd.grad((out * weight).sum(), leaves)

@@ -160,6 +160,16 @@ def test_folded_keeps_at_most_half_of_the_released_order(external, measuring):
     assert folded.kept <= released.kept / 2
 
 
+@pytest.mark.parametrize('batch', [1, 3])
+def test_no_copy_of_the_input_is_kept(external, measuring, batch):
+    """Matmul of a matrix and a batch would make one of more than one map."""
+    x = torch.randn(batch, 512, 32, 32)
+    kept = measuring.measure([external.FOLDED], x, True, 0)[external.FOLDED.name].kept
+    attn = x.nbytes * external.NUM_SLOTS / 512
+    folded_weights = 5 * 512 * external.NUM_SLOTS * x.element_size()
+    assert kept <= 3 * attn + folded_weights
+
+
 # Measuring
 
 
