@@ -511,3 +511,26 @@ def test_bad_size_is_one_clear_error(benchmark, command, size, capsys):
     with pytest.raises(SystemExit):
         benchmark.main([command, f'--sizes={size}'])
     assert 'must be HxW' in capsys.readouterr().err.splitlines()[-1]
+
+
+# Whole models
+
+
+def test_whole_models_have_a_file(benchmark, scripts, monkeypatch, tmp_path):
+    models = importlib.import_module('benchmarks.models')
+    name = 'retinanet-ea_r50_coco'
+    monkeypatch.setattr(models, 'MODEL_PAIRS', {name: models.MODEL_PAIRS[name]})
+    benchmark.main(['models', '--size', '64x96', '--out', str(tmp_path)])
+    (row,) = read(tmp_path / 'models.csv')
+    assert (row['config'], row['H'], row['W']) == (name, '64', '96')
+    assert row['stock'] == models.MODEL_PAIRS[name]
+    assert float(row['s_median']) > 0
+    assert float(row['s_median_stock']) > 0
+
+
+@pytest.mark.parametrize(('switch', 'said'), [('1', True), ('0', False)])
+def test_rows_say_whether_pages_are_large(scripts, monkeypatch, switch, said):
+    monkeypatch.setenv('THP_MEM_ALLOC_ENABLE', switch)
+    report = importlib.import_module('benchmarks.report')
+    hardware = report.environment(torch.device('cpu'))['hardware']
+    assert ('large pages' in hardware) is said

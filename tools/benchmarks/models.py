@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+from pathlib import Path
 
 import torch
 from complexity import MODEL_PAIRS, build_model, load_model_config
@@ -13,8 +14,13 @@ from torch import Tensor
 
 from benchmarks.measure import Step, time_in_turns
 from benchmarks.options import parse_size
-from benchmarks.report import environment
+from benchmarks.report import Row, environment, write_csv
 from benchmarks.tables import markdown
+
+COLUMNS = (
+    'config', 'stock', 'mode', 'device', 'H', 'W', 's_median', 's_median_stock',
+    'ratio', 'repeats', 'torch', 'threads', 'hardware', 'commit',
+)  # fmt: skip
 
 
 def model_step(name: str, height: int, width: int) -> Step:
@@ -42,21 +48,31 @@ def model_step(name: str, height: int, width: int) -> Step:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--size', type=parse_size, default=(256, 256), metavar='HxW')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
 
 
 def run(args: argparse.Namespace) -> None:
     device = torch.device('cpu')
     height, width = args.size
-    rows = []
-    for pair in MODEL_PAIRS.items():
+    known = environment(device) | dict(mode='training', H=height, W=width)
+    rows: list[Row] = []
+    for config, stock in MODEL_PAIRS.items():
         torch.manual_seed(0)
-        steps = {name: model_step(name, height, width) for name in pair}
+        steps = {name: model_step(name, height, width) for name in (config, stock)}
         for step in steps.values():
             step()
         times = time_in_turns(steps, 0, device)
-        ours, stock = (statistics.median(times[name]) / 1e3 for name in pair)
-        rows.append([pair[0], f'{ours:.2f}', f'{stock:.2f}', f'{ours / stock:.2f}'])
-        print('  '.join(rows[-1]), flush=True)
+        ours, base = (statistics.median(times[name]) / 1e3 for name in (config, stock))
+        rows.append(
+            known
+            | dict(config=config, stock=stock, repeats=len(times[config]))
+            | dict(s_median=round(ours, 2), s_median_stock=round(base, 2))
+            | dict(ratio=round(ours / base, 2))
+        )
+        print(f'{config}  {ours:.2f}  {base:.2f}', flush=True)
+        write_csv(rows, args.out / 'models.csv', COLUMNS)
     title = f'training step, 1 x 3 x {height} x {width}'
-    print(markdown((title, 'with EA, s', 'stock base, s', 'ratio'), rows))
-    print(environment(device))
+    shown = ('config', 's_median', 's_median_stock', 'ratio')
+    header = (title, 'with EA, s', 'stock base, s', 'ratio')
+    print(markdown(header, [[str(row[name]) for name in shown] for row in rows]))
+    print(f'wrote {args.out / "models.csv"}')

@@ -34,6 +34,8 @@ Row = dict[str, object]
 def environment(device: torch.device) -> Row:
     """What a number depends on, besides the code."""
     hardware = f'{os.cpu_count()} cores of {_cpu_name()}'
+    if os.environ.get('THP_MEM_ALLOC_ENABLE') == '1':
+        hardware += ', large pages'
     if device.type == 'cuda':
         hardware = torch.cuda.get_device_name(device)
     git = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty']
