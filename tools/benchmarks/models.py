@@ -72,7 +72,10 @@ def run(args: argparse.Namespace) -> None:
         print(f'{config}  {ours:.2f}  {base:.2f}', flush=True)
         write_csv(rows, args.out / 'models.csv', COLUMNS)
     title = f'training step, 1 x 3 x {height} x {width}'
-    shown = ('config', 's_median', 's_median_stock', 'ratio')
     header = (title, 'with EA, s', 'stock base, s', 'ratio')
-    print(markdown(header, [[str(row[name]) for name in shown] for row in rows]))
+    shown = ('s_median', 's_median_stock', 'ratio')
+    cells = [
+        [str(row['config']), *(f'{row[name]:.2f}' for name in shown)] for row in rows
+    ]
+    print(markdown(header, cells))
     print(f'wrote {args.out / "models.csv"}')
