@@ -18,9 +18,8 @@ input and the weights are not in it. On a CPU it is summed up from the memory ev
 torch's profiler, on CUDA it is max_memory_allocated. "Kept" is what stays for backward,
 without the parameters, the input and the output of the layer.
 
-On Linux large tensors get large pages, by torch's own switch, or a third of a fast
-layer's time on a CPU is the kernel's, for 4 kB pages. THP_MEM_ALLOC_ENABLE=0 measures
-without.
+On Linux large tensors get large pages, by torch's own switch: in pages of 4 kB a fifth
+of a fast layer's time on a CPU is the kernel's. Without: THP_MEM_ALLOC_ENABLE=0.
 """
 
 from __future__ import annotations

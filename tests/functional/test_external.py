@@ -35,14 +35,15 @@ def check_values_and_gradients(fast, slow, inputs) -> None:
         assert_close(gradient, want, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize('slots', [8, 32])  # with 32, inference has its own layout
 @pytest.mark.parametrize(('normalization', 'eps'), NORMS)
 @pytest.mark.parametrize(('batch', 'pixels'), SIZES)
-def test_external_attention_equals_reference(batch, pixels, normalization, eps):
+def test_external_attention_equals_reference(batch, pixels, normalization, eps, slots):
     options = dict(normalization=normalization, eps=eps)
     check_values_and_gradients(
         lambda x, key, value: external_attention(x.mT, key, value, **options).mT,
         lambda x, key, value: reference.external_attention(x, key, value, **options),
-        (double(batch, pixels, 5), double(8, 5), double(8, 4)),
+        (double(batch, pixels, 5), double(slots, 5), double(slots, 4)),
     )
 
 

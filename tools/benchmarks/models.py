@@ -47,8 +47,19 @@ def model_step(name: str, height: int, width: int) -> Step:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--size', type=parse_size, default=(256, 256), metavar='HxW')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
+    parser.add_argument(
+        '--size',
+        type=parse_size,
+        default=(256, 256),
+        metavar='HxW',
+        help='of the image; default: 256x256',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmark'),
+        help='folder of models.csv; default: work_dirs/benchmark',
+    )
 
 
 def run(args: argparse.Namespace) -> None:

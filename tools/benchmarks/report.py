@@ -26,6 +26,7 @@ PANELS = (
     ('training', 'kept_mb', 'kept for backward, MB'),
 )
 PEAK_PANELS = (*PANELS[:3], ('training', 'peak_mb', 'training step, peak MB'))
+KERNEL_PAGES = Path('/sys/kernel/mm/transparent_hugepage/enabled')
 DOES_NOT_FIT = 'does not fit'
 
 Row = dict[str, object]
@@ -34,7 +35,7 @@ Row = dict[str, object]
 def environment(device: torch.device) -> Row:
     """What a number depends on, besides the code."""
     hardware = f'{os.cpu_count()} cores of {_cpu_name()}'
-    if os.environ.get('THP_MEM_ALLOC_ENABLE') == '1':
+    if _has_large_pages():
         hardware += ', large pages'
     if device.type == 'cuda':
         hardware = torch.cuda.get_device_name(device)
@@ -46,6 +47,14 @@ def environment(device: torch.device) -> Row:
         threads=torch.get_num_threads(),
         hardware=hardware,
         commit=commit.strip() or 'unknown',
+    )
+
+
+def _has_large_pages() -> bool:
+    """Tells whether torch asks for large pages, and the kernel does not refuse."""
+    asked = os.environ.get('THP_MEM_ALLOC_ENABLE') == '1'
+    return (
+        asked and KERNEL_PAGES.is_file() and '[never]' not in KERNEL_PAGES.read_text()
     )
 
 
