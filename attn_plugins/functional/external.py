@@ -140,10 +140,9 @@ def slot_attention(
 def _takes_pixels_first(x: Tensor, key: Tensor) -> bool:
     """Tells whether ``(N, S)`` is the faster layout of the logits.
 
-    For inference on a CPU it takes three quarters of the time: in full precision, with
-    more pixels than channels, and 32 slots or more; with 8 it takes several times as
-    long. In training the gradient of ``x`` would come out transposed, which costs more
-    than is won.
+    For inference on a CPU it mostly is, in full precision, with more pixels than
+    channels, and 32 slots or more; with 8 it takes several times as long. In training
+    the gradient of ``x`` would come out transposed, which costs more than is won.
     """
     return (
         x.is_cpu
