@@ -17,16 +17,12 @@ Peak memory is what torch's allocator held above what it held before the call: t
 input and the weights are not in it. On a CPU it is summed up from the memory events of
 torch's profiler, on CUDA it is max_memory_allocated. "Kept" is what stays for backward,
 without the parameters, the input and the output of the layer.
-
-On Linux large tensors get large pages, by torch's own switch: in pages of 4 kB a fifth
-of a fast layer's time on a CPU is the kernel's. Without: THP_MEM_ALLOC_ENABLE=0.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -73,5 +69,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')  # read at the first tensor
     main()

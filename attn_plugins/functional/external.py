@@ -364,13 +364,16 @@ def product_moments(value: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
         return mean @ value, var.clamp_min(0)
 
 
-def add_attended(x: Tensor, attn: Tensor, value: Tensor) -> Tensor:
+def add_attended(
+    x: Tensor, attn: Tensor, value: Tensor, *, inplace: bool = False
+) -> Tensor:
     """Returns ``x + value.T @ attn``, in one product where the types allow it.
 
     Args:
         x: ``(B, C, N)``.
         attn: ``(B, S, N)``.
         value: ``(S, C)``.
+        inplace: Whether that product may overwrite ``x``; under autograd it never does.
     """
     device = x.device.type
     in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
@@ -380,4 +383,13 @@ def add_attended(x: Tensor, attn: Tensor, value: Tensor) -> Tensor:
         return x + _in_batch(value.T, attn) @ attn
     # A copy: the product is a tenth faster with rows of slots side by side.
     value = value.T.to(attn.dtype).contiguous()
-    return torch.baddbmm(x, value.expand(x.shape[0], -1, -1), attn)
+    # Pixels of an expanded map share memory, and torch would not refuse to write there.
+    is_dense = x.is_contiguous() or x.mT.is_contiguous()
+    overwrites = inplace and is_dense and not torch.is_grad_enabled()
+    # Not `baddbmm_`: torch's flop counter does not know it.
+    return torch.baddbmm(
+        x,
+        value.expand(x.shape[0], -1, -1),
+        attn,
+        out=x if overwrites and not is_exporting() else None,
+    )

@@ -35,7 +35,9 @@ class EAHead(BaseDecodeHead):
         self,
         *,
         attn_channels: int = 512,
-        attn: dict | None = dict(type='ExternalAttention2d', num_slots=64),  # noqa: B006
+        attn: dict | None = dict(  # noqa: B006
+            type='ExternalAttention2d', num_slots=64, inplace=True
+        ),
         channels: int = 256,
         **kwargs,
     ) -> None:

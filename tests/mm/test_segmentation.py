@@ -10,6 +10,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
+from torch.testing import assert_close
 
 from attn_plugins.modules import ExternalAttention2d
 
@@ -86,6 +87,23 @@ def test_attention_has_the_heads_norm():
         )
     )
     assert isinstance(syncbn.attn.norm, nn.SyncBatchNorm)
+
+
+def test_inference_overwrites_no_map_but_the_heads_own():
+    built = head(attn_channels=32).eval()
+    overwritten = []
+
+    def after(_, inputs, out):
+        overwritten.append(inputs[0].data_ptr() == out.data_ptr())
+
+    built.attn.register_forward_hook(after)
+    features = torch.rand(2, 16, 9, 11)
+    before = features.clone()
+    expected = built((features,)).detach()
+    with torch.no_grad():
+        assert_close(built((features,)), expected)
+    assert overwritten == [False, True]
+    assert torch.equal(features, before)
 
 
 def test_attention_can_be_left_out():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from attn_plugins.functional import reference
 from attn_plugins.modules import EANeck, ExternalAttention2d
@@ -108,8 +109,9 @@ def test_folding_keeps_small_variances():
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'pure'])
-def test_a_folded_half_precision_step_is_close_to_float32(dtype, autocast):
-    layer = ExternalAttention2d(32, 16)
+@pytest.mark.parametrize('eps', [0.0, 1e-9])
+def test_a_folded_half_precision_step_is_close_to_float32(dtype, autocast, eps):
+    layer = ExternalAttention2d(32, 16, eps=eps)
     x = torch.randn(2, 32, 24, 24)
     exact = outcome(layer, 'folded', x)
     if autocast:
@@ -119,6 +121,7 @@ def test_a_folded_half_precision_step_is_close_to_float32(dtype, autocast):
         half = outcome(layer.to(dtype), 'folded', x.to(dtype))
     for name, value in half.items():
         assert value.isfinite().all(), name
+    assert half['out'].dtype == (x.dtype if autocast else dtype)
     assert_close(half['out'].float(), exact['out'], rtol=0.1, atol=0.1)
 
 
@@ -201,6 +204,87 @@ def test_compiles_as_one_graph():
     compiled = torch.compile(layer, backend='eager', fullgraph=True)
     x = torch.randn(1, 8, 5, 7)
     assert_close(compiled(x), layer(x))
+
+
+def apart_and_in_place(**options) -> tuple[ExternalAttention2d, ExternalAttention2d]:
+    apart = ExternalAttention2d(8, 4, **options)
+    in_place = ExternalAttention2d(8, 4, inplace=True, **options)
+    in_place.load_state_dict(apart.state_dict())
+    return apart, in_place
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('eps', [0.0, 0.1])
+@pytest.mark.parametrize(
+    'memory_format', [torch.contiguous_format, torch.channels_last]
+)
+def test_inference_in_place(memory_format, eps, training):
+    apart, in_place = apart_and_in_place(eps=eps)
+    apart.train(training)
+    in_place.train(training)
+    x = torch.randn(2, 8, 5, 7).to(memory_format=memory_format)
+    before = x.clone()
+    with torch.no_grad():
+        expected = apart(x)
+        assert torch.equal(x, before)
+        out = in_place(x)
+    assert_close(out, expected)
+    assert torch.equal(x, out)
+    assert out.data_ptr() == x.data_ptr()
+    assert torch.equal(in_place.norm.running_var, apart.norm.running_var)
+
+
+@pytest.mark.parametrize(
+    ('options', 'make'),
+    [
+        (dict(order='plain'), torch.clone),
+        (dict(norm_layer=lambda channels: nn.GroupNorm(2, channels)), torch.clone),
+        ({}, lambda x: x[:1].expand(2, -1, -1, -1)),
+        ({}, lambda x: torch.cat([x, x], dim=1)[:, :8]),
+    ],
+    ids=['plain order', 'group norm', 'one map twice', 'a slice'],
+)
+def test_inference_leaves_alone_what_it_cannot_overwrite(options, make):
+    apart, in_place = (layer.eval() for layer in apart_and_in_place(**options))
+    x = make(torch.randn(2, 8, 5, 7))
+    before = x.clone()
+    with torch.no_grad():
+        assert torch.equal(in_place(x), apart(x))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_in_place_is_for_inference():
+    apart, in_place = apart_and_in_place()
+    x = torch.randn(2, 8, 5, 7)
+    before = x.clone()
+    steps = [outcome(layer, 'auto', x) for layer in (apart, in_place)]
+    assert_close(*steps, rtol=0, atol=0)
+    in_place.requires_grad_(False)(x)  # not within no_grad
+    with torch.no_grad():
+        with torch.autocast('cpu', torch.bfloat16):
+            in_place(x)
+        torch.jit.trace(in_place.eval(), x, check_trace=False)
+    assert torch.equal(x, before)
+
+
+def test_compiles_in_place():
+    apart, in_place = (layer.eval() for layer in apart_and_in_place())
+    compiled = torch.compile(in_place, backend='aot_eager', fullgraph=True)
+    x = torch.randn(1, 8, 5, 7)
+    with torch.no_grad():
+        expected = apart(x)
+        assert_close(compiled(x), expected)
+    assert_close(x, expected)
+
+
+def test_in_place_counts_the_same_operations():
+    counts = []
+    for layer in apart_and_in_place():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            layer(torch.randn(2, 8, 5, 7))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize(

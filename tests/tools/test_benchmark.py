@@ -4,9 +4,6 @@ import csv
 import importlib
 import importlib.util
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -101,6 +98,21 @@ def test_parity_sees_a_wrong_gradient(external, parity_error, monkeypatch):
         external.check_parity()
 
 
+def test_parity_sees_what_goes_wrong_without_autograd(
+    external, parity_error, monkeypatch
+):
+    layer = external.ExternalAttention2d
+    sound = layer.forward
+
+    def wrong(self, x):
+        overwrites = self.inplace and not torch.is_grad_enabled()
+        return sound(self, x) + (1e-3 * x if overwrites else 0)
+
+    monkeypatch.setattr(layer, 'forward', wrong)
+    with pytest.raises(parity_error, match='in place against plain, inference, output'):
+        external.check_parity()
+
+
 def test_parity_sees_a_wrong_baseline(external, parity_error, monkeypatch):
     layer = external.ReleasedExternalAttention
     sound = layer.forward
@@ -115,7 +127,7 @@ def test_files(benchmark, tmp_path):
     rows = read(tmp_path / 'external.csv')
     columns = importlib.import_module('benchmarks.report').COLUMNS
     assert tuple(rows[0]) == columns
-    assert len(rows) == 5 * 2 * 2  # candidates, modes, sizes
+    assert len(rows) == (6 + 5) * 2  # one of them in inference only; two sizes
     assert {row['mode'] for row in rows} == {'inference', 'training'}
     assert {(row['H'], row['W']) for row in rows} == {('4', '5'), ('9', '9')}
     for row in rows:
@@ -148,9 +160,10 @@ def test_what_does_not_fit_is_said_and_not_tried(
 def test_every_candidate_runs(external, measuring):
     """Forward and backward, on a map with no side alike."""
     x = torch.randn(1, 16, 9, 13)
-    for training in (False, True):
-        measured = measuring.measure(external.EXTERNAL, x, training, 0)
-        assert len(measured) == len(external.EXTERNAL) == len(external.PEERS) + 6
+    trained = [c for c in external.EXTERNAL if c != external.IN_PLACE]
+    assert len(trained) == len(external.PEERS) + 6
+    for training, candidates in ((False, external.EXTERNAL), (True, trained)):
+        measured = measuring.measure(candidates, x, training, 0)
         for name, found in measured.items():
             assert found.peak > 0, name
             assert len(found.times) == measuring.MIN_REPEATS
@@ -216,23 +229,6 @@ def test_rows_say_whether_pages_are_large(
         report.KERNEL_PAGES.write_text(kernel)
     hardware = report.environment(torch.device('cpu'))['hardware']
     assert ('large pages' in hardware) is said
-
-
-def test_pages_are_large_unless_the_user_has_chosen(scripts, tmp_path):
-    """The switch is torch's, and counts from the start of the process."""
-    report = importlib.import_module('benchmarks.report')
-    pages = report.KERNEL_PAGES
-    can_be_large = pages.is_file() and '[never]' not in pages.read_text()
-    small = ['--methods', 'external', '--channels', '16', '--sizes', '4x5']
-    for switch, large in ((None, can_be_large), ('0', False)):
-        env = {k: v for k, v in os.environ.items() if k != 'THP_MEM_ALLOC_ENABLE'}
-        if switch is not None:
-            env['THP_MEM_ALLOC_ENABLE'] = switch
-        command = [sys.executable, str(scripts / 'benchmark.py'), 'external', *small]
-        options = ['--seconds', '0', '--out', str(tmp_path)]
-        subprocess.run([*command, *options], env=env, check=True, capture_output=True)
-        rows = read(tmp_path / 'external.csv')
-        assert {'large pages' in row['hardware'] for row in rows} == {large}
 
 
 def test_kept_memory_counts_storages_once_without_ends(measuring):

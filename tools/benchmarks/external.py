@@ -13,7 +13,7 @@ from complexity import PEERS
 from torch import Tensor, nn
 
 from attn_plugins.modules import ExternalAttention2d, SelfAttention2d
-from benchmarks.measure import Candidate, layer_step, measure, n_by_n, nothing
+from benchmarks.measure import Candidate, Steps, layer_step, measure, n_by_n, nothing
 from benchmarks.options import add_common_options, parse_size, parse_sizes
 from benchmarks.parity import check_same
 from benchmarks.report import Row, environment, plot, rows_of, summary, write_csv
@@ -59,6 +59,18 @@ class BareProducts(nn.Module):
         return torch.baddbmm(pixels, value, self.key @ pixels).relu_().view_as(x)
 
 
+def refilled(layer: nn.Module, x: Tensor, training: bool) -> Steps:
+    """A step that overwrites its input; refilling that counts."""
+    buffer = x.clone()
+    step, backward = layer_step(layer, buffer, training)
+
+    def forward() -> Tensor:
+        buffer.copy_(x)
+        return step()
+
+    return forward, backward
+
+
 class AttentionProduct(nn.Module):
     """The two N x N products of plain self-attention: no projection, no softmax."""
 
@@ -77,9 +89,16 @@ RELEASED = Candidate('external', 'released', ReleasedExternalAttention)
 FOLDED = Candidate(
     'external', 'folded', lambda c: ExternalAttention2d(c, order='folded')
 )
+IN_PLACE = Candidate(
+    'external',
+    'folded, in place',
+    lambda c: ExternalAttention2d(c, order='folded', inplace=True),
+    step=refilled,
+)
 EXTERNAL = (
     RELEASED,
     FOLDED,
+    IN_PLACE,
     Candidate('external', 'plain', lambda c: ExternalAttention2d(c, order='plain')),
     Candidate('external', 'bare products', BareProducts),
     Candidate('self-attention', 'fused', SelfAttention2d, step=frozen_norms),
@@ -98,7 +117,7 @@ EXTERNAL = (
 
 
 def check_parity() -> None:
-    """Compares folded with plain and plain with released, in float64.
+    """Compares both folded orders and the released one with the plain, in float64.
 
     Raises:
         ParityError: If outputs, gradients or running statistics differ.
@@ -108,12 +127,16 @@ def check_parity() -> None:
     layers = {
         'plain': ExternalAttention2d(channels, order='plain', eps=RELEASED_EPS),
         'folded': ExternalAttention2d(channels, order='folded', eps=RELEASED_EPS),
+        'folded, in place': ExternalAttention2d(
+            channels, order='folded', eps=RELEASED_EPS, inplace=True
+        ),
         'released': ReleasedExternalAttention(channels),
     }
     plain = layers['plain']
     # Both memories start equal; apart, a mix-up of the two cannot pass.
     nn.init.normal_(plain.value.weight)
-    layers['folded'].load_state_dict(plain.state_dict())
+    for name in ('folded', 'folded, in place'):
+        layers[name].load_state_dict(plain.state_dict())
     # The released layer has the same parameters in the same order, as convolutions.
     with torch.no_grad():
         for mine, theirs in zip(
@@ -145,12 +168,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_parity()
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    chosen = [c for c in EXTERNAL if c.method in (args.methods or {c.method})]
+    of_methods = [c for c in EXTERNAL if c.method in (args.methods or {c.method})]
     known = environment(device) | dict(dtype=args.dtype)
     rows: list[Row] = []
     for height, width in args.sizes:
         for mode in ('inference', 'training'):
             print(f'{height} x {width}, {mode}', flush=True)
+            # Training never works in place.
+            chosen = [c for c in of_methods if mode == 'inference' or c != IN_PLACE]
             x = torch.randn(1, args.channels, height, width, device=device, dtype=dtype)
             measured = measure(chosen, x, mode == 'training', args.seconds)
             rows += rows_of(

@@ -1,6 +1,6 @@
 """What is measured must compute the same: compared in float64, before measuring."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,16 +55,25 @@ def _outcome(layer: nn.Module, x: Tensor, training: bool) -> dict[str, Tensor]:
     layer.double()
     layer.train(training)  # a ResNet of mm returns nothing
     x = x.clone().requires_grad_()
-    out = layer(x)
-    if not isinstance(out, Tensor):  # the stages of a network
-        out = torch.cat([stage.flatten() for stage in out])
+    out = _joined(layer(x))
     # Weights that no symmetry can cancel.
     seed = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
     names, parameters = zip(*layer.named_parameters(), strict=True)
     grads = torch.autograd.grad(out, [x, *parameters], seed)
     gradients = zip(('input', *names), grads, strict=True)
-    return (
+    outcome = (
         {'output': out.detach()}
         | {f'gradient of {name}': grad for name, grad in gradients}
         | {name: buffer.clone() for name, buffer in layer.named_buffers()}
     )
+    if not training:  # as it is measured; some layers then take another way
+        with torch.no_grad():
+            outcome['output without autograd'] = _joined(layer(x.detach()))
+    return outcome
+
+
+def _joined(out: Tensor | Sequence[Tensor]) -> Tensor:
+    """Flattens the stages of a network into one tensor; a layer's map stays."""
+    if isinstance(out, Tensor):
+        return out
+    return torch.cat([stage.flatten() for stage in out])
