@@ -6,6 +6,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ..modules import ExternalAttention2d
 from .gsa import make_gsa_resnet
 from .lesa import make_lesa_resnet
 
@@ -25,8 +26,9 @@ class EAHead(BaseDecodeHead):
     Args:
         attn_channels: Channels of the map that attention works on.
         attn: Config of the attention layer. It is built with ``in_channels`` and the
-            head's ``norm_cfg``, and keeps the map's shape. None leaves it out: the row
-            "FCN" of the paper's Table I.
+            head's ``norm_cfg``, and keeps the map's shape. External attention works in
+            place in inference, unless this says ``inplace=False``. None leaves
+            attention out: the row "FCN" of the paper's Table I.
         channels: Channels that the classifier sees.
         **kwargs: Arguments of mmseg's ``BaseDecodeHead``.
     """
@@ -35,9 +37,7 @@ class EAHead(BaseDecodeHead):
         self,
         *,
         attn_channels: int = 512,
-        attn: dict | None = dict(  # noqa: B006
-            type='ExternalAttention2d', num_slots=64, inplace=True
-        ),
+        attn: dict | None = dict(type='ExternalAttention2d', num_slots=64),  # noqa: B006
         channels: int = 256,
         **kwargs,
     ) -> None:
@@ -60,6 +60,9 @@ class EAHead(BaseDecodeHead):
             self.attn = MODELS.build(
                 {'in_channels': attn_channels, 'norm_cfg': self.norm_cfg, **attn}
             )
+            if isinstance(self.attn, ExternalAttention2d):
+                # Nothing else reads the map of conv_in.
+                self.attn.inplace = attn.get('inplace', True)
         self.conv_out = ConvModule(attn_channels, channels, **conv)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:

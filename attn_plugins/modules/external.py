@@ -62,9 +62,9 @@ class ExternalAttention2d(nn.Module):
         tied: One memory as key and value (eq. 5 and 6) rather than two (eq. 7 and 8).
         order: 'auto', 'folded' or 'plain': speed only, the numbers are the same.
         norm_layer: Makes the last norm from a channel count.
-        inplace: Whether inference may overwrite the input with the output, which saves
-            a map and a third of the time on a CPU: for inputs that nothing else reads.
-            Training and the plain order leave it alone.
+        inplace: Whether inference, in eval mode and without autograd, may overwrite the
+            input with the output, which saves a map and its time: for inputs that
+            nothing else reads. The plain order leaves it alone.
 
     Raises:
         ValueError: If a size is not positive, a choice is unknown, or the input's
@@ -167,7 +167,10 @@ class ExternalAttention2d(nn.Module):
         if not self.eps:
             # A pixel's weights sum to 1, so that each slot can carry the shift.
             value = value + shift
-        out = add_attended(pixels, attn, value, inplace=self.inplace)
+        # Not in training: without autograd it is there the first of two passes of
+        # activation checkpointing, and the second needs the input.
+        inplace = self.inplace and not self.training
+        out = add_attended(pixels, attn, value, inplace=inplace)
         if self.eps:
             out.add_(shift.unsqueeze(-1))  # not a sum, which would have float32's type
         return out.relu_()

@@ -89,8 +89,10 @@ def test_attention_has_the_heads_norm():
     assert isinstance(syncbn.attn.norm, nn.SyncBatchNorm)
 
 
-def test_inference_overwrites_no_map_but_the_heads_own():
-    built = head(attn_channels=32).eval()
+@pytest.mark.parametrize('options', [{}, dict(inplace=False)])
+def test_inference_overwrites_no_map_but_the_heads_own(options):
+    attn = dict(type='ExternalAttention2d', num_slots=8, **options)
+    built = head(attn_channels=32, attn=attn).eval()
     overwritten = []
 
     def after(_, inputs, out):
@@ -102,7 +104,7 @@ def test_inference_overwrites_no_map_but_the_heads_own():
     expected = built((features,)).detach()
     with torch.no_grad():
         assert_close(built((features,)), expected)
-    assert overwritten == [False, True]
+    assert overwritten == [False, not options]
     assert torch.equal(features, before)
 
 
