@@ -373,7 +373,8 @@ def add_attended(
         x: ``(B, C, N)``.
         attn: ``(B, S, N)``.
         value: ``(S, C)``.
-        inplace: Whether that product may overwrite ``x``; under autograd it never does.
+        inplace: Whether that product may overwrite ``x``. It does without autograd, in
+            eager mode, if the map is dense. Forward-mode AD and ``vmap`` refuse it.
     """
     device = x.device.type
     in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
@@ -383,13 +384,17 @@ def add_attended(
         return x + _in_batch(value.T, attn) @ attn
     # A copy: the product is a tenth faster with rows of slots side by side.
     value = value.T.to(attn.dtype).contiguous()
-    # Pixels of an expanded map share memory, and torch would not refuse to write there.
-    is_dense = x.is_contiguous() or x.mT.is_contiguous()
-    overwrites = inplace and is_dense and not torch.is_grad_enabled()
+    overwrites = (
+        inplace
+        and not torch.is_grad_enabled()
+        and not (is_exporting() or torch.compiler.is_compiling())
+        # Pixels of an expanded map share memory; torch would write there all the same.
+        and (x.is_contiguous() or x.mT.is_contiguous())
+    )
     # Not `baddbmm_`: torch's flop counter does not know it.
     return torch.baddbmm(
         x,
         value.expand(x.shape[0], -1, -1),
         attn,
-        out=x if overwrites and not is_exporting() else None,
+        out=x if overwrites else None,
     )

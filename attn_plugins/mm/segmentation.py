@@ -27,8 +27,9 @@ class EAHead(BaseDecodeHead):
         attn_channels: Channels of the map that attention works on.
         attn: Config of the attention layer. It is built with ``in_channels`` and the
             head's ``norm_cfg``, and keeps the map's shape. External attention works in
-            place in inference, unless this says ``inplace=False``. None leaves
-            attention out: the row "FCN" of the paper's Table I.
+            place in inference, unless this says ``inplace=False`` or a subclass has a
+            ``forward`` of its own. None leaves attention out: the row "FCN" of the
+            paper's Table I.
         channels: Channels that the classifier sees.
         **kwargs: Arguments of mmseg's ``BaseDecodeHead``.
     """
@@ -60,8 +61,11 @@ class EAHead(BaseDecodeHead):
             self.attn = MODELS.build(
                 {'in_channels': attn_channels, 'norm_cfg': self.norm_cfg, **attn}
             )
-            if isinstance(self.attn, ExternalAttention2d):
-                # Nothing else reads the map of conv_in.
+            # In these two nothing else reads the map of conv_in.
+            if (
+                type(self).forward is EAHead.forward
+                and type(self.attn).forward is ExternalAttention2d.forward
+            ):
                 self.attn.inplace = attn.get('inplace', True)
         self.conv_out = ConvModule(attn_channels, channels, **conv)
 

@@ -62,9 +62,10 @@ class ExternalAttention2d(nn.Module):
         tied: One memory as key and value (eq. 5 and 6) rather than two (eq. 7 and 8).
         order: 'auto', 'folded' or 'plain': speed only, the numbers are the same.
         norm_layer: Makes the last norm from a channel count.
-        inplace: Whether inference, in eval mode and without autograd, may overwrite the
-            input with the output, which saves a map and its time: for inputs that
-            nothing else reads. The plain order leaves it alone.
+        inplace: Whether inference may overwrite the input with the output, which saves
+            a map and its time: for inputs that nothing else reads. It does within
+            ``torch.no_grad()``, in the folded order with a batch norm; not under
+            autocast or compiled, where the input is left alone.
 
     Raises:
         ValueError: If a size is not positive, a choice is unknown, or the input's
@@ -138,7 +139,10 @@ class ExternalAttention2d(nn.Module):
         )
         pixels = x.flatten(2)
         if folds(self.order, pixels, self.num_slots) and is_foldable(self.norm):
-            return self._forward_folded(pixels, weights).view_as(x)
+            # Without autograd, an input that wants a gradient is the first of the two
+            # passes of activation checkpointing: the second needs it.
+            inplace = self.inplace and not x.requires_grad
+            return self._forward_folded(pixels, weights, inplace).view_as(x)
         attended = external_attention_block(
             pixels,
             *weights,
@@ -148,7 +152,7 @@ class ExternalAttention2d(nn.Module):
         )
         return F.relu(x + self.norm(attended.view_as(x)))
 
-    def _forward_folded(self, pixels: Tensor, weights: tuple) -> Tensor:
+    def _forward_folded(self, pixels: Tensor, weights: tuple, inplace: bool) -> Tensor:
         """Folds the projections, the norm and the residual: two products are left."""
         key, value, logit_bias = fold_projections(
             *weights, normalization=self.normalization
@@ -167,9 +171,6 @@ class ExternalAttention2d(nn.Module):
         if not self.eps:
             # A pixel's weights sum to 1, so that each slot can carry the shift.
             value = value + shift
-        # Not in training: without autograd it is there the first of two passes of
-        # activation checkpointing, and the second needs the input.
-        inplace = self.inplace and not self.training
         out = add_attended(pixels, attn, value, inplace=inplace)
         if self.eps:
             out.add_(shift.unsqueeze(-1))  # not a sum, which would have float32's type

@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 from torch.testing import assert_close
 
+from attn_plugins.mm.segmentation import EAHead
 from attn_plugins.modules import ExternalAttention2d
 
 BN = dict(type='BN', requires_grad=True)
@@ -106,6 +107,29 @@ def test_inference_overwrites_no_map_but_the_heads_own(options):
         assert_close(built((features,)), expected)
     assert overwritten == [False, not options]
     assert torch.equal(features, before)
+
+
+def test_a_forward_of_ones_own_may_read_the_map_again(monkeypatch):
+    class ResidualEA(MODELS.get('ExternalAttention2d')):
+        def forward(self, x):
+            return x + 0.5 * super().forward(x)
+
+    class ResidualHead(EAHead):
+        def forward(self, inputs):
+            x = self.conv_in(self._transform_inputs(inputs))
+            return self.cls_seg(self.conv_out(x + self.attn(x)))
+
+    monkeypatch.setitem(MODELS.module_dict, 'ResidualEA', ResidualEA)
+    options = dict(in_channels=16, num_classes=5, channels=16, norm_cfg=BN)
+    for built in (
+        EAHead(attn=dict(type='ResidualEA', num_slots=8), **options),
+        ResidualHead(attn=dict(type='ExternalAttention2d', num_slots=8), **options),
+    ):
+        built.eval()
+        features = torch.rand(2, 16, 9, 11)
+        expected = built((features,)).detach()
+        with torch.no_grad():
+            assert_close(built((features,)), expected)
 
 
 def test_attention_can_be_left_out():

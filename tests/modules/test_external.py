@@ -207,24 +207,32 @@ def test_compiles_as_one_graph():
     assert_close(compiled(x), layer(x))
 
 
-def apart_and_in_place(**options) -> tuple[ExternalAttention2d, ExternalAttention2d]:
-    apart = ExternalAttention2d(8, 4, **options)
-    in_place = ExternalAttention2d(8, 4, inplace=True, **options)
+def apart_and_in_place(
+    num_slots: int = 4, **options
+) -> tuple[ExternalAttention2d, ExternalAttention2d]:
+    apart = ExternalAttention2d(8, num_slots, **options)
+    in_place = ExternalAttention2d(8, num_slots, inplace=True, **options)
     in_place.load_state_dict(apart.state_dict())
-    return apart, in_place
+    return apart.eval(), in_place.eval()
 
 
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('eps', [0.0, 0.1])
-@pytest.mark.parametrize(
-    'memory_format', [torch.contiguous_format, torch.channels_last]
-)
-def test_inference_in_place(memory_format, eps):
-    apart, in_place = (layer.eval() for layer in apart_and_in_place(eps=eps))
-    x = torch.randn(2, 8, 5, 7).to(memory_format=memory_format)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('num_slots', [4, 32])  # 32: logits with the pixels first
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_inference_in_place(mode, num_slots, dtype, eps, layout):
+    layers = apart_and_in_place(num_slots, eps=eps)
+    apart, in_place = (layer.to(dtype) for layer in layers)
+    x = torch.randn(2, 8, 9, 7, dtype=dtype).to(memory_format=layout)
     before = x.clone()
-    with torch.no_grad():
+    with mode():
         expected = apart(x)
         assert torch.equal(x, before)
+        x = x.clone()  # inference mode wants a tensor of its own
         out = in_place(x)
     assert_close(out, expected)
     assert torch.equal(x, out)
@@ -242,7 +250,7 @@ def test_inference_in_place(memory_format, eps):
     ids=['plain order', 'group norm', 'one map twice', 'a slice'],
 )
 def test_inference_leaves_alone_what_it_cannot_overwrite(options, make):
-    apart, in_place = (layer.eval() for layer in apart_and_in_place(**options))
+    apart, in_place = apart_and_in_place(**options)
     x = make(torch.randn(2, 8, 5, 7))
     before = x.clone()
     with torch.no_grad():
@@ -257,9 +265,6 @@ def test_in_place_is_for_inference():
     before = x.clone()
     steps = [outcome(layer, 'auto', x) for layer in (apart, in_place)]
     assert_close(*steps, rtol=0, atol=0)
-    with torch.no_grad():
-        in_place(x)  # in training mode
-    in_place.eval()
     in_place.requires_grad_(False)(x)  # not within no_grad
     with torch.no_grad():
         with torch.autocast('cpu', torch.bfloat16):
@@ -268,34 +273,38 @@ def test_in_place_is_for_inference():
     assert torch.equal(x, before)
 
 
-def test_in_place_can_be_recomputed():
-    """The first pass of activation checkpointing runs in training without autograd."""
-    apart, in_place = apart_and_in_place()
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('before', [nn.Identity(), nn.ReLU()])
+def test_in_place_can_be_recomputed(before, training):
+    """The first pass of activation checkpointing runs without autograd."""
     x = torch.randn(2, 8, 5, 7)
     gradients = []
-    for layer in (apart, in_place):
+    for layer in apart_and_in_place():
+        layer.train(training)
         leaf = x.clone().requires_grad_()
-        checkpoint(layer, leaf.relu(), use_reentrant=True).square().sum().backward()
+        out = checkpoint(nn.Sequential(before, layer), 2 * leaf, use_reentrant=True)
+        out.square().sum().backward()
         gradients.append([leaf.grad, *(p.grad for p in layer.parameters())])
     assert_close(*gradients)
 
 
-def test_compiles_in_place():
-    apart, in_place = (layer.eval() for layer in apart_and_in_place())
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_compiles_in_place(layout):
+    apart, in_place = apart_and_in_place()
     compiled = torch.compile(in_place, backend='aot_eager', fullgraph=True)
-    x = torch.randn(1, 8, 5, 7)
+    x = torch.randn(1, 8, 5, 7).to(memory_format=layout)
     with torch.no_grad():
-        expected = apart(x)
-        assert_close(compiled(x), expected)
-    assert_close(x, expected)
+        assert_close(compiled(x), apart(x))
 
 
 def test_in_place_counts_the_same_operations():
-    counts = []
+    counts, overwritten = [], []
     for layer in apart_and_in_place():
+        x = torch.randn(2, 8, 5, 7)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            layer(torch.randn(2, 8, 5, 7))
+            overwritten.append(layer(x).data_ptr() == x.data_ptr())
         counts.append(counter.get_total_flops())
+    assert overwritten == [False, True]
     assert counts[0] == counts[1] > 0
 
 

@@ -87,9 +87,9 @@ def test_parity_sees_a_wrong_gradient(external, parity_error, monkeypatch):
     layer = external.ExternalAttention2d
     sound = layer._forward_folded
 
-    def wrong(self, pixels, weights):
+    def wrong(self, pixels, weights, inplace):
         return (
-            sound(self, pixels, (weights[0].detach(), *weights[1:]))
+            sound(self, pixels, (weights[0].detach(), *weights[1:]), inplace)
             + 0 * weights[0].sum()
         )
 
@@ -167,6 +167,15 @@ def test_every_candidate_runs(external, measuring):
         for name, found in measured.items():
             assert found.peak > 0, name
             assert len(found.times) == measuring.MIN_REPEATS
+
+
+def test_what_works_in_place_gets_the_same_input_every_time(external):
+    layer = external.IN_PLACE.build(16)
+    x = torch.randn(1, 16, 9, 13)
+    step, _ = external.IN_PLACE.step(layer, x, False)
+    first = step().clone()
+    assert torch.equal(step(), first)
+    assert not torch.equal(first, x)
 
 
 def test_folded_keeps_at_most_half_of_the_released_order(external, measuring):

@@ -51,7 +51,7 @@ def check_same(method: str, layers: Mapping[str, nn.Module], x: Tensor) -> None:
 
 
 def _outcome(layer: nn.Module, x: Tensor, training: bool) -> dict[str, Tensor]:
-    """Output, gradients and buffers of one step."""
+    """Output, gradients and buffers of one step; in inference also without autograd."""
     layer.double()
     layer.train(training)  # a ResNet of mm returns nothing
     x = x.clone().requires_grad_()
@@ -66,7 +66,7 @@ def _outcome(layer: nn.Module, x: Tensor, training: bool) -> dict[str, Tensor]:
         | {f'gradient of {name}': grad for name, grad in gradients}
         | {name: buffer.clone() for name, buffer in layer.named_buffers()}
     )
-    if not training:  # as it is measured; some layers then take another way
+    if not training:  # as it is measured: some layers take another way then
         with torch.no_grad():
             outcome['output without autograd'] = _joined(layer(x.detach()))
     return outcome
