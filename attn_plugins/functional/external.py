@@ -79,16 +79,17 @@ def normalize_logits(
             'softmax'.
     """
     check_normalization(normalization, eps)
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    scores = logits.to(dtype)
+    dtype = logits.dtype
+    # One name for all: what is no longer needed makes room for what comes next.
+    logits = logits.to(torch.promote_types(dtype, torch.float32))
     if normalization == 'double' and eps:
-        attn = scores.softmax(dim=pixel_dim)
+        attn = logits.softmax(dim=pixel_dim)
         attn = attn / (eps + attn.sum(dim=slot_dim, keepdim=True))
     else:
         if normalization == 'double':
-            scores = scores.log_softmax(dim=pixel_dim)
-        attn = scores.softmax(dim=slot_dim)
-    return attn.to(logits.dtype)
+            logits = logits.log_softmax(dim=pixel_dim)
+        attn = logits.softmax(dim=slot_dim)
+    return attn.to(dtype)
 
 
 def slot_attention(
@@ -123,18 +124,25 @@ def slot_attention(
         )
     if logit_bias is not None:
         _check_shape('logit_bias', logit_bias, (key.shape[0],))
-    if _takes_pixels_first(x, key):
+    pixels_first = _takes_pixels_first(x, key)
+    # No name for the logits here, which would keep them while they are normalised.
+    attn = normalize_logits(
+        _logits(x, key, logit_bias, pixels_first),
+        normalization=normalization,
+        eps=eps,
+        slot_dim=-1 if pixels_first else -2,
+        pixel_dim=-2 if pixels_first else -1,
+    )
+    return attn.mT if pixels_first else attn
+
+
+def _logits(x: Tensor, key: Tensor, bias: Tensor | None, pixels_first: bool) -> Tensor:
+    """``(..., N, S)`` with the pixels first, else ``(..., S, N)``."""
+    if pixels_first:
         logits = x.mT @ _in_batch(key.T, x)
-        if logit_bias is not None:
-            logits = logits + logit_bias
-        attn = normalize_logits(
-            logits, normalization=normalization, eps=eps, slot_dim=-1, pixel_dim=-2
-        )
-        return attn.mT
+        return logits if bias is None else logits + bias
     logits = _in_batch(key, x) @ x
-    if logit_bias is not None:
-        logits = logits + logit_bias.unsqueeze(-1)
-    return normalize_logits(logits, normalization=normalization, eps=eps)
+    return logits if bias is None else logits + bias.unsqueeze(-1)
 
 
 def _takes_pixels_first(x: Tensor, key: Tensor) -> bool:
