@@ -187,6 +187,13 @@ def test_folded_keeps_at_most_half_of_the_released_order(external, measuring):
     assert folded.kept <= released.kept / 2
 
 
+def test_inference_in_place_holds_two_buffers_of_logits(external, measuring):
+    x = torch.randn(1, 128, 64, 64)
+    measured = measuring.measure([external.IN_PLACE], x, False, 0)
+    logits = 4 * external.NUM_SLOTS * 64 * 64
+    assert 2 * logits <= measured[external.IN_PLACE.name].peak < 2.5 * logits
+
+
 @pytest.mark.parametrize(
     'options', [{}, dict(norm_layer=lambda channels: nn.GroupNorm(32, channels))]
 )
