@@ -1,0 +1,115 @@
+"""Deformable convolution (arXiv 1703.06211), also modulated (DCNv2, 1811.11168)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backend import uses_torchvision, widened
+
+Pair = tuple[int, int]
+
+
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    deform_groups: int = 1,
+) -> Tensor:
+    """Convolves with every pixel of the kernel moved by an offset of its own.
+
+    Args:
+        x: ``(B, C_in, H, W)``.
+        offset: ``(B, 2 * deform_groups * K, H_out, W_out)``: for each group of input
+            channels and each of the K pixels of the kernel its way down, then right.
+        weight: ``(C_out, C_in / groups, kernel height, kernel width)``.
+        bias: ``(C_out,)``.
+        mask: ``(B, deform_groups * K, H_out, W_out)``: factors of the pixels (DCNv2).
+        stride: As in a convolution, down and right, like the following two.
+        padding: Zeros on each side.
+        dilation: Distance of the kernel's pixels.
+        groups: Groups of channels that are convolved by themselves.
+        deform_groups: Groups of input channels with offsets of their own.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, differentiable in all tensors.
+    """
+    if uses_torchvision(x):
+        return torch.ops.torchvision.deform_conv2d(
+            x,
+            weight.type_as(x),
+            offset.type_as(x),
+            x.new_zeros(0) if mask is None else mask.type_as(x),
+            x.new_zeros(len(weight)) if bias is None else bias.type_as(x),
+            *stride,
+            *padding,
+            *dilation,
+            groups,
+            deform_groups,
+            mask is not None,
+        )
+    columns = sample_columns(
+        widened(x),
+        widened(offset),
+        None if mask is None else widened(mask),
+        weight.shape[-2:],
+        stride,
+        padding,
+        dilation,
+        deform_groups,
+    )
+    out = convolve_columns(columns, widened(weight), groups)
+    if bias is not None:
+        out = out + widened(bias)[:, None]
+    return out.view(*out.shape[:2], *offset.shape[-2:]).to(x.dtype)
+
+
+def sample_columns(
+    x: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    deform_groups: int,
+) -> Tensor:
+    """Reads the input under every pixel of the moved kernels, bilinear, zero outside.
+
+    Returns:
+        ``(B, C_in, K, H_out * W_out)``.
+    """
+    batch, channels, height, width = x.shape
+    rows, columns = offset.shape[-2:]
+    offset = offset.view(batch * deform_groups, -1, 2, rows, columns)
+
+    def places(axis: int, count: int) -> Tensor:
+        kernel = torch.arange(kernel_size[axis], device=x.device) * dilation[axis]
+        start = torch.arange(count, device=x.device) * stride[axis] - padding[axis]
+        return (kernel[:, None] + start).to(x)
+
+    y = places(0, rows)[:, None, :, None].expand(*kernel_size, rows, columns)
+    x_ = places(1, columns)[None, :, None, :].expand(*kernel_size, rows, columns)
+    # grid_sample counts from edge to edge in -1 ... 1; pixel p is at (2 p + 1) / n - 1.
+    across = (2 * (x_.flatten(0, 1) + offset[:, :, 1]) + 1) / width - 1
+    down = (2 * (y.flatten(0, 1) + offset[:, :, 0]) + 1) / height - 1
+    grid = torch.stack([across, down], dim=-1).view(len(offset), -1, columns, 2)
+    maps = x.reshape(len(offset), channels // deform_groups, height, width)
+    sampled = F.grid_sample(maps, grid, align_corners=False)
+    sampled = sampled.view(*sampled.shape[:2], -1, rows * columns)
+    if mask is not None:
+        sampled = sampled * mask.view(len(offset), 1, -1, rows * columns)
+    return sampled.view(batch, channels, -1, rows * columns)
+
+
+def convolve_columns(columns: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Multiplies what was read by the weights: ``(B, C_out, H_out * W_out)``."""
+    batch, _, _, pixels = columns.shape
+    columns = columns.reshape(batch, groups, -1, pixels)
+    weight = weight.view(groups, len(weight) // groups, -1)
+    return (weight @ columns).flatten(1, 2)
