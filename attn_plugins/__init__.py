@@ -1,14 +1,14 @@
 """External attention, LESA and GSA as plug-in components for OpenMMLab.
 
-``import attn_plugins`` needs torch alone. Where mmengine, mmseg, mmdet or mmpretrain
-are installed it also registers the components they can use, so that any config gets
-them with ``custom_imports = dict(imports=['attn_plugins'])``. Importing twice is
-harmless.
+``import attn_plugins`` needs torch alone and imports no host. As soon as mmengine,
+mmseg, mmdet or mmpretrain is imported, before or after, it registers the components
+that this one can use, so that any config gets them with
+``custom_imports = dict(imports=['attn_plugins'])``. Importing twice is harmless.
 """
 
-from .registration import register_all
+from .registration import follow_hosts, register_all
 from .version import __version__
 
-register_all()
+follow_hosts()
 
 __all__ = ['__version__', 'register_all']

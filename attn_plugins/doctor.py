@@ -17,7 +17,7 @@ from importlib.metadata import packages_distributions, version
 import torch
 
 from .datasets import report
-from .registration import host_errors, registered_components
+from .registration import host_errors, register_all, registered_components
 
 # What to import for proof: `import mmseg` alone, for one, succeeds without what its
 # models need. In the order in which problems are to be mended.
@@ -222,6 +222,7 @@ def examine_torchvision_ops() -> Finding:
 
 
 def examine_registration() -> Finding:
+    register_all()
     registered = registered_components()
     listed = '; '.join(
         f'{host}: {", ".join(names)}' for host, names in registered.items()
@@ -230,10 +231,7 @@ def examine_registration() -> Finding:
         return Finding('registered', '', 'ok', listed, required=True)
     errors = '; '.join(f'{host}: {text}' for host, text in host_errors().items())
     text = errors or f'nothing in mmseg ({listed or "nor in mmengine"})'
-    # mmseg imports it by way of mmdet and mmpretrain, but only once: examined again, it
-    # may look whole.
-    mend = mend_command('torchvision') if 'torchvision' in errors else ''
-    return Finding('registered', '', 'broken', text, mend, required=True)
+    return Finding('registered', '', 'broken', text, required=True)
 
 
 def examine_stack() -> Finding:
@@ -264,7 +262,7 @@ def examine_all() -> list[Finding]:
             findings.append(examine_cuda_ops())
         if 'torchvision' in sys.modules:
             findings.append(examine_torchvision_ops())
-    return [*findings, examine_registration()]
+        return [*findings, examine_registration()]
 
 
 def table(findings: list[Finding]) -> str:

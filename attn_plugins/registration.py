@@ -1,14 +1,17 @@
-"""Decides which hosts (mmseg, mmdet, ...) are usable and registers with them.
+"""Registers our components with a host (mmengine, mmseg, ...) when it is imported.
 
-This module knows names only. What is registered lives in ``attn_plugins.mm``, which is
-imported only if its host is found together with everything that host needs.
+This module knows names only. What is registered lives in ``attn_plugins.mm``, whose
+modules are imported right after the part of a host that they extend.
 """
 
 import importlib
+import sys
 import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-
-from .torchvision_schemas import declare_schemas
+from types import ModuleType
 
 # What each host imports undeclared (ftfy, regex, torchvision), what pip cannot provide
 # (compiled mmcv ops: "mmcv-lite", or mmcv from a source tree, has no `mmcv._ext`), and
@@ -27,16 +30,96 @@ HOST_REQUIREMENTS = {
     ),
 }
 
-# In the order of registration: the root registry of mmengine first, then each host's.
-_COMPONENTS = {
-    'mmengine': 'attn_plugins.mm.layers',
-    'mmdet': 'attn_plugins.mm.detection',
-    'mmseg': 'attn_plugins.mm.segmentation',
-    'mmpretrain': 'attn_plugins.mm.classification',
+# What of ours is imported after which module of a host. A registry of a host imports
+# `X.models` before it looks up a model, and looks in mmengine's after its own; whoever
+# uses a hook, a loop or a transform of theirs has mmengine.runner.
+_FOLLOWERS = {
+    'mmengine.config': ('attn_plugins.mm.base_configs',),
+    'mmengine.registry': ('attn_plugins.mm.layers',),
+    'mmengine.runner': (
+        'attn_plugins.checkpoints.loading',
+        'attn_plugins.mm.checking',
+        'attn_plugins.mm.hooks',
+        'attn_plugins.mm.loops',
+        'attn_plugins.mm.saving',
+    ),
+    'mmdet.models': ('attn_plugins.mm.detection',),
+    'mmseg.models': ('attn_plugins.mm.segmentation',),
+    'mmpretrain.models': ('attn_plugins.mm.classification',),
 }
 
-_registered: dict[str, tuple[str, ...]] = {}
 _errors: dict[str, str] = {}
+
+
+class _Finder(MetaPathFinder):
+    """Imports ours after each module in the table, whoever imports that one.
+
+    It stands first and finds nothing of its own: it hands on what the finders behind it
+    find, with a loader around theirs.
+    """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in _FOLLOWERS:
+            return None
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        found = (finder.find_spec(name, path, target) for finder in behind)
+        spec = next(filter(None, found), None)
+        if spec and spec.loader:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(Loader):
+    """Steps aside before the module runs, which then has its own loader and errors."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = module.__spec__.loader = self.loader
+        self.loader.exec_module(module)
+        _follow(module.__name__)
+
+
+_finder = _Finder()
+
+
+def follow_hosts() -> None:
+    """Registers with the hosts that are imported, and those that will be.
+
+    Safe to call again. One that is being imported right now, which is how a host comes
+    here whose own files import this package, counts as imported: ours need only its
+    submodules, which can be had in the middle of it.
+    """
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    for module in _FOLLOWERS:
+        if sys.modules.get(module):
+            _follow(module)
+
+
+def _follow(module: str) -> None:
+    for ours in _FOLLOWERS[module]:
+        try:
+            importlib.import_module(ours)
+        except Exception as error:  # mm packages raise AssertionError, KeyError, ...
+            _report(module, error)
+
+
+def _report(module: str, error: Exception) -> None:
+    host = module.partition('.')[0]
+    if host not in _errors:
+        _errors[host] = f'{type(error).__name__}: {error}'
+        warnings.warn(
+            f'attn_plugins cannot register all it has for {host} ({_errors[host]}). '
+            'Run `python -m attn_plugins.doctor` to see how to mend it.',
+            stacklevel=3,
+        )
 
 
 def missing_modules(host: str) -> tuple[str, ...]:
@@ -52,35 +135,37 @@ def missing_modules(host: str) -> tuple[str, ...]:
 
 
 def register_all() -> None:
-    """Registers the components that the installed hosts can use; safe to call again.
+    """Imports the installed hosts, which registers all that they can use.
 
     A host that is installed but cannot be imported (a version it refuses, say) is
     reported by a warning and skipped, so that it does not take the other hosts with it.
+    Safe to call again.
     """
-    # Before any host: mmseg imports mmdet, which imports mmpretrain where it is there.
-    if find_spec('mmpretrain'):
-        declare_schemas()
-    for host, module in _COMPONENTS.items():
-        if host in _registered or host in _errors:
-            continue
+    for module in _FOLLOWERS:
+        host = module.partition('.')[0]
         try:
-            if not missing_modules(host):
-                _registered[host] = tuple(importlib.import_module(module).REGISTERED)
-        except Exception as error:  # mm packages raise AssertionError, KeyError, ...
-            _errors[host] = f'{type(error).__name__}: {error}'
-            warnings.warn(
-                f'attn_plugins registers nothing in {host}, which is installed but '
-                f'cannot be imported ({_errors[host]}). '
-                'Run `python -m attn_plugins.doctor` to see how to mend it.',
-                stacklevel=2,
-            )
+            if host not in _errors and not missing_modules(host):
+                importlib.import_module(module)
+        except Exception as error:  # see above
+            _report(module, error)
 
 
 def registered_components() -> dict[str, tuple[str, ...]]:
     """Returns the registered names by the host whose registry holds them."""
-    return dict(_registered)
+    found: dict[str, tuple[str, ...]] = {}
+    for module, followers in _FOLLOWERS.items():
+        host = module.partition('.')[0]
+        for ours in followers:
+            names = getattr(sys.modules.get(ours), 'REGISTERED', ())
+            if names:
+                found[host] = (*found.get(host, ()), *names)
+    return found
 
 
 def host_errors() -> dict[str, str]:
-    """Returns the error text of each host that is installed but fails to import."""
+    """Returns the error text of each host that is installed but fails to import.
+
+    Also where what fails is our part for it. What a host raised in somebody else's
+    import is not known here.
+    """
     return dict(_errors)

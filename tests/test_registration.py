@@ -1,4 +1,4 @@
-"""Importing registers what the installed hosts can use, and never more than that."""
+"""Hosts get our components when they are imported, and are imported by nobody else."""
 
 import subprocess
 import sys
@@ -6,128 +6,204 @@ import textwrap
 
 import pytest
 
-MM = ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain')
+MM = ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torchvision')
 
 
-def run(code: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    """Runs code in a fresh interpreter in which some packages cannot be found."""
+def run(code: str, hidden: tuple[str, ...] = ()) -> str:
+    """Runs code in a fresh interpreter in which some packages cannot be found.
+
+    Returns:
+        What it writes to stderr.
+    """
     hide = f'import sys; sys.modules.update(dict.fromkeys({hidden!r}))\n'
-    return subprocess.run(
+    result = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', hide + textwrap.dedent(code)],
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def check(code: str, hidden: tuple[str, ...] = ()) -> None:
-    result = run(code, hidden)
     assert result.returncode == 0, result.stderr
+    return result.stderr
 
 
 def test_with_torch_alone():
-    check(
+    run(
         """
         import attn_plugins, torch
         from attn_plugins.modules import ExternalAttention2d
         from attn_plugins.registration import registered_components
-        assert registered_components() == {}
         assert ExternalAttention2d(8)(torch.rand(1, 8, 5, 7)).shape == (1, 8, 5, 7)
-        assert not any(map(sys.modules.get, ('mmengine', 'mmcv', 'mmseg', 'mmdet')))
-        assert 'torchvision' not in sys.modules
+        attn_plugins.register_all()
+        assert registered_components() == {}
         """,
         hidden=MM,
     )
 
 
-@pytest.mark.parametrize('host', ['mmseg', 'mmdet', 'mmpretrain'])
-def test_with_one_host(host):
-    pytest.importorskip(host)
-    check(
+def test_no_host_is_imported_but_by_its_user():
+    pytest.importorskip('mmengine')
+    run(
         f"""
-        import attn_plugins
+        import sys, attn_plugins, attn_plugins.modules
         from attn_plugins.registration import registered_components
+        assert not set({MM!r}) & sys.modules.keys()
+
+        from mmengine.config import Config
+        from mmengine.registry import HOOKS, LOOPS, MODELS, TRANSFORMS
+        MODELS.build(dict(type='ExternalAttention2d', in_channels=8))
+        assert not {{'mmengine.runner', *{MM[1:]!r}}} & sys.modules.keys()
+
+        import mmengine.runner
+        assert not set({MM[1:]!r}) & sys.modules.keys()
+        from mmengine.runner.checkpoint import CheckpointLoader
+        assert list(registered_components()) == ['mmengine']
+        for name in registered_components()['mmengine']:
+            found = [r.get(name) for r in (MODELS, HOOKS, LOOPS, TRANSFORMS)]
+            assert [c.__name__ for c in found if c] == [name]
+        loader = CheckpointLoader._get_checkpoint_loader('weights.pth')
+        assert loader.__module__ == 'attn_plugins.checkpoints.loading'
+        """
+    )
+
+
+ORDERS = {
+    'first': """
+        import attn_plugins
         from {host}.registry import MODELS
+        """,
+    'last': """
+        import {host}.models, mmengine.runner
+        import attn_plugins
+        """,
+    # As in a host that somebody has added our layers to.
+    'within': """
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == '{host}.models.necks':
+                    import attn_plugins
+
+        sys.meta_path.insert(0, Finder())
+        import {host}.models
+        """,
+}
+
+
+@pytest.mark.parametrize(
+    ('host', 'order'), [('mmseg', 'within'), ('mmdet', 'first'), ('mmpretrain', 'last')]
+)
+def test_with_one_host(host, order):
+    pytest.importorskip(host)
+    check = """
+        from {host}.registry import HOOKS, LOOPS, MODELS, TRANSFORMS
+        assert MODELS.get('LESAResNet').__module__.startswith('attn_plugins.mm.')
         layer = dict(in_channels=8, norm_cfg=dict(type='BN'))
         MODELS.build(dict(type='ExternalAttention2d', **layer))
         MODELS.build(dict(type='EANeck', in_channels=[8, 16], num_slots=4))
-        for other in ('mmseg', 'mmpretrain'):
-            assert (other in registered_components()) == (other == {host!r})
-        """,
+        assert HOOKS.get('TermWeightHook') and TRANSFORMS.get('CheckFiles')
+        assert LOOPS.get('ResumableIterBasedTrainLoop')
+
+        from attn_plugins.registration import host_errors, registered_components
+        assert list(registered_components()) == ['mmengine', '{host}']
+        for name in registered_components()['{host}']:
+            assert MODELS.get(name).__name__ == name
+        assert host_errors() == {{}}
+        spec = sys.modules['{host}.models'].__spec__
+        assert type(spec.loader).__name__ == 'SourceFileLoader'
+        """
+    run(
+        (ORDERS[order] + check).format(host=host),
         hidden=tuple({'mmseg', 'mmdet', 'mmpretrain'} - {host}),
     )
 
 
-def test_a_host_without_its_compiled_ops_is_left_alone():
-    pytest.importorskip('mmseg')
-    check(
+@pytest.mark.parametrize('module', ['checkpoints.loading', 'mm.saving', 'mm.eamlp'])
+def test_a_module_of_ours_that_brings_its_host(module):
+    pytest.importorskip('mmpretrain')
+    run(
+        f"""
+        import attn_plugins.{module}
+        from attn_plugins.registration import host_errors, registered_components
+        assert host_errors() == {{}}
+        assert 'ResumableCheckpointHook' in registered_components()['mmengine']
+        if {module!r} == 'mm.eamlp':
+            from mmpretrain.registry import MODELS
+            assert MODELS.get('EAMLP') is attn_plugins.mm.eamlp.EAMLP
+        """,
+        hidden=('mmdet', 'mmseg'),
+    )
+
+
+def test_hosts_that_lack_something_are_left_alone():
+    pytest.importorskip('mmpretrain')
+    run(
         """
         import attn_plugins
         from attn_plugins.registration import missing_modules, registered_components
         assert missing_modules('mmseg') == ('mmcv._ext', 'ftfy')
-        assert list(registered_components()) == ['mmengine']
-        assert 'mmseg' not in sys.modules
-        """,
-        hidden=('mmcv._ext', 'ftfy', 'mmpretrain'),
-    )
-
-
-def test_mmpretrain_without_torchvision_is_left_alone():
-    pytest.importorskip('mmpretrain')
-    check(
-        """
-        import attn_plugins
-        from attn_plugins.registration import missing_modules, registered_components
         assert missing_modules('mmpretrain') == ('torchvision', 'mat4py')
+        attn_plugins.register_all()
         assert list(registered_components()) == ['mmengine']
+        assert not {'mmseg', 'mmpretrain'} & sys.modules.keys()
         """,
-        hidden=('torchvision', 'mat4py', 'mmseg', 'mmdet'),
+        hidden=('mmcv._ext', 'ftfy', 'torchvision', 'mat4py', 'mmdet'),
     )
 
 
-def test_a_host_that_fails_to_import_is_reported_and_others_work():
+def test_what_fails_is_reported_and_the_rest_works():
     pytest.importorskip('mmseg')
-    result = run(
+    said = run(
         """
         import warnings
         warnings.simplefilter('always')
-        import mmcv
-        mmcv.__version__ = '9.9.9'  # mmseg asserts a version range when imported
-        import attn_plugins
+        import attn_plugins, mmcv
         from attn_plugins.registration import host_errors, registered_components
-        assert 'mmengine' in registered_components()
-        assert 'mmseg' not in registered_components()
+
+        # A host's own error is its user's.
+        version, mmcv.__version__ = mmcv.__version__, '9.9.9'
+        try:
+            import mmseg.models
+        except AssertionError as error:
+            assert str(error).startswith('MMCV==9.9.9')
+        assert host_errors() == {}
+        attn_plugins.register_all()
         assert host_errors()['mmseg'].startswith('AssertionError: MMCV==9.9.9')
-        """
+        assert 'TermWeightHook' in registered_components()['mmengine']
+
+        # Ours is not.
+        mmcv.__version__ = version
+        sys.modules['attn_plugins.mm.segmentation'] = None
+        import mmseg.models
+        from mmseg.registry import MODELS
+        assert MODELS.get('FCNHead') and MODELS.get('EANeck')
+        assert 'mmseg' not in registered_components()
+        """,
+        hidden=('mmdet', 'mmpretrain'),
     )
-    assert result.returncode == 0, result.stderr
-    assert 'registers nothing in mmseg' in result.stderr
-    assert 'python -m attn_plugins.doctor' in result.stderr
+    assert said.count('cannot register all it has for mmseg (AssertionError') == 1
+    assert 'python -m attn_plugins.doctor' in said
 
 
 def test_importing_and_registering_again_is_harmless():
     pytest.importorskip('mmseg')
-    check(
+    run(
         """
-        import importlib, attn_plugins
-        from attn_plugins.registration import registered_components
-        before = registered_components()
-        attn_plugins.register_all()
+        import importlib, warnings
+        warnings.simplefilter('error', UserWarning)
+        import attn_plugins
+        from attn_plugins import registration
+        importlib.reload(registration)
         importlib.reload(attn_plugins)
         from mmengine.utils import import_modules_from_strings
         import_modules_from_strings(imports=['attn_plugins', 'attn_plugins'])
-        assert registered_components() == before != {}
-        """
+        warnings.simplefilter('ignore')  # of the hosts
+        attn_plugins.register_all()
+        before = registration.registered_components()
+        assert before['mmseg'] and not registration.host_errors()
+        attn_plugins.register_all()
+        import mmseg.models
+        importlib.reload(mmseg.models)
+        assert registration.registered_components() == before
+        assert not registration.host_errors()
+        """,
+        hidden=('mmdet', 'mmpretrain'),
     )
-
-
-def test_names_are_what_configs_say():
-    pytest.importorskip('mmseg')
-    from mmengine.registry import MODELS
-    from mmseg.registry import MODELS as MMSEG_MODELS
-
-    import attn_plugins  # noqa: F401 (registers)
-
-    assert MODELS.get('ExternalAttention2d').__name__ == 'ExternalAttention2d'
-    assert MODELS.get('EANeck').__name__ == 'EANeck'
-    assert MMSEG_MODELS.get('EAHead').__name__ == 'EAHead'

@@ -161,3 +161,6 @@ def install_safe_loading() -> None:
     # All of mmengine's download schemes (http://, torchvision://, open-mmlab://, ...)
     # end in this name.
     mm_checkpoint.load_url = _load_url
+
+
+install_safe_loading()

@@ -19,3 +19,6 @@ def find_base_configs() -> None:
         except PackageNotFoundError:
             if module != package and find_spec(module):
                 MODULE2PACKAGE[module] = module
+
+
+find_base_configs()

@@ -20,6 +20,7 @@ from mmpretrain.models.backbones.t2t_vit import (
     get_sinusoid_encoding,
 )
 from mmpretrain.models.utils import LayerNorm2d, build_norm_layer
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -62,6 +63,7 @@ STOCK_DEPTHS = (*ARCHITECTURES, 24)  # of mmpretrain's configs, and 7
 MIN_SIZE = 3  # pixels that a 7x7 window with padding 2 needs
 
 
+@MODELS.register_module()
 class EAMLP(T2T_ViT):
     """T2T-ViT whose attention is external, in the token stage, the blocks or both.
 

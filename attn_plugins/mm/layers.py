@@ -1,4 +1,4 @@
-"""Registers the host-free layers, necks, hooks and loops in mmengine's root registries.
+"""Registers the host-free layers and necks in mmengine's root registry.
 
 Every host looks a name up there after its own registry, so one registration serves all.
 """
@@ -6,12 +6,9 @@ Every host looks a name up there after its own registry, so one registration ser
 from mmengine.registry import MODELS
 
 from .. import modules
-from ..checkpoints.loading import install_safe_loading
-from . import checking, hooks, loops, saving
-from .base_configs import find_base_configs
 from .norms import takes_norm_cfg
 
-LAYERS = (
+REGISTERED = (
     'EANeck',
     'ExternalAttention2d',
     'GlobalSelfAttention',
@@ -20,17 +17,7 @@ LAYERS = (
     'SelfAttention2d',
 )
 
-REGISTERED = (
-    *LAYERS,
-    *checking.REGISTERED,
-    *hooks.REGISTERED,
-    *loops.REGISTERED,
-    *saving.REGISTERED,
-)
-
-for name in LAYERS:
+for name in REGISTERED:
     layer = getattr(modules, name)
     has_norm = layer is not modules.MultiHeadExternalAttention
     MODELS.register_module(module=takes_norm_cfg(layer) if has_norm else layer)
-install_safe_loading()
-find_base_configs()

@@ -11,6 +11,8 @@ from .backend import uses_torchvision, widened
 
 # Pixels that are weighted at a time: 16 bytes each, and as many again while sorted.
 TAPS = 1 << 20
+# Along a side of a bin: more would be for boxes far larger than any map.
+MAX_SAMPLES = 4096
 
 
 def roi_align(
@@ -45,7 +47,8 @@ def roi_align(
         return torch.ops.torchvision.roi_align(
             x, rois.type_as(x), spatial_scale, *output_size, sampling_ratio, aligned
         )
-    return _RoIAlign.apply(widened(x), widened(rois), how).to(x.dtype)
+    wide = widened(x)
+    return _RoIAlign.apply(wide, rois.to(wide), how).to(x.dtype)
 
 
 class _RoIAlign(torch.autograd.Function):
@@ -91,7 +94,8 @@ def roi_align_gradient(
         return torch.ops.torchvision._roi_align_backward(
             grad, rois.type_as(grad), scale, *size, *shape, *rest
         )
-    dtype, grad, rois = grad.dtype, widened(grad), widened(rois)
+    dtype, grad = grad.dtype, widened(grad)
+    rois = rois.to(grad)
     grad_pixels = grad.new_zeros(batch * height * width, channels)
     grad = grad.flatten(2).transpose(1, 2)
     for taps in _taps(rois, shape, size, *how):
@@ -191,7 +195,7 @@ class _Axis:
         self.bin = (length if aligned else length.clamp(min=1)) / num_bins
         self.dense = sampling_ratio <= 0
         self.samples = (
-            self.bin.ceil().clamp(min=0).long()
+            self.bin.ceil().nan_to_num(0).clamp(0, MAX_SAMPLES).long()
             if self.dense
             else torch.full_like(start, sampling_ratio, dtype=torch.int64)
         )
@@ -208,8 +212,8 @@ class _Axis:
         bins = torch.arange(self.num_bins, device=start.device)[:, None]
         steps = (torch.arange(samples, device=start.device) + 0.5) / max(samples, 1)
         at = start + bins * bin + steps.to(bin) * bin
-        outside = (at < -1) | (at > self.num_pixels)
-        at = at.clamp(0, self.num_pixels - 1)
+        outside = ~((at >= -1) & (at <= self.num_pixels))  # NaN too
+        at = at.nan_to_num(0).clamp(0, self.num_pixels - 1)
         low = at.long()
         upper = (at - low).masked_fill(outside, 0) / max(samples, 1)
         lower = (1 - (at - low)).masked_fill(outside, 0) / max(samples, 1)
