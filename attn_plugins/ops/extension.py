@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .deform_conv import deform_conv2d
+from .nms import nms as nms
 from .roi_align import roi_align, roi_align_gradient
 
 
