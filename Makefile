@@ -1,5 +1,6 @@
-# STACK=onedl: the maintained fork of OpenMMLab, in an environment of its own.
-PY := .venv$(STACK:%=-%)/bin/python
+# An environment for each choice: .venv, .venv-onedl, .venv-torch2.14.1, ...
+VENV := .venv$(STACK:%=-%)$(OPS:%=-%)$(if $(TORCH),-$(subst =,,$(notdir $(TORCH))))
+PY := $(VENV)/bin/python
 
 # Waiting threads spin by default, which costs a CPU that other programs use as well
 # several times what it can gain on an idle one.
@@ -8,20 +9,25 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: help setup demo test lint peers soak docs
 
 help:
-	@echo 'make setup   create .venv and install everything, pinned (TORCH=... picks a torch)'
 	@echo 'make demo    train EANet on a small data set, evaluate it, show pictures'
 	@echo 'make test    lint, then run the tests'
+	@echo 'make setup   create .venv and install everything, pinned; the others call it'
 	@echo 'make lint    check style alone'
 	@echo 'make soak    the long runs of docs/reliability.md (an hour or so)'
 	@echo 'make docs    build the documentation as a site, in site/'
 	@echo "make peers   run mmseg's own tests on our backbones and head (downloads them)"
 	@echo
-	@echo 'STACK=onedl  after any of them: on the maintained fork of OpenMMLab, .venv-onedl'
+	@echo 'After any of them, each in an environment of its own:'
+	@echo 'TORCH=torch==2.14.1    another torch: what pip takes, a file too'
+	@echo 'STACK=onedl            on the maintained fork of OpenMMLab'
+	@echo "OPS=compiled           with mmcv's compiled operators, not those of attn_plugins"
+	@echo 'PYTHON=/path/to/python made with this one (3.10 to 3.13)'
 
 setup:
-	@tools/setup_env.sh
+	@tools/setup_env.sh $(VENV) all
 
-demo: setup
+demo:
+	@tools/setup_env.sh $(VENV) demo
 	$(PY) tools/demo.py
 
 lint: setup

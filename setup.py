@@ -12,10 +12,12 @@ def read_version() -> str:
     return re.search(r"__version__ = '(.+)'", text).group(1)
 
 
-# mmengine imports pkg_resources, which setuptools 82 removed. mmdet 3.3.0 and
-# mmsegmentation 1.2.2 refuse mmcv 2.2.
-MM = ['mmengine>=0.10.7,<1', 'mmcv>=2.1,<2.2', 'setuptools<82']
+# mmengine imports pkg_resources, which setuptools 82 removed. No mmcv here: a compiled
+# one that is installed, and mmcv-lite, would overwrite each other.
+MM = ['mmengine>=0.10.7,<1', 'setuptools<82']
 EXTRAS = {
+    # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv 2.2.
+    'lite': ['mmcv-lite>=2.1,<2.2'],
     'det': [*MM, 'mmdet>=3.3,<4'],
     'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
@@ -51,6 +53,7 @@ setup(
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',  # the one that the tests are run on
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',
     ],

@@ -17,6 +17,8 @@ from importlib.metadata import packages_distributions, version
 import torch
 
 from .datasets import report
+from .ops.backend import has_torchvision
+from .ops.link import compiled, mmcv_distributions, mmcv_folder
 from .registration import host_errors, register_all, registered_components
 
 # What to import for proof: `import mmseg` alone, for one, succeeds without what its
@@ -57,7 +59,7 @@ def torchvision_requirement(torch_version: str) -> str:
 # What pip calls the modules that it knows by another name, or by a version that works.
 PINNED = {
     'pkg_resources': 'setuptools==80.9.0',
-    'torch': "'torch>=2.6,<2.14'",
+    'torch': "'torch>=2.6'",
     'cv2': 'opencv-python-headless==4.14.0.94',
     # imgaug itself stopped before numpy 2; its heir asks for another OpenCV.
     'imgaug': (
@@ -80,7 +82,7 @@ STACKS = {
     },
     'OpenMMLab': {
         'mmengine': 'mmengine==0.10.7',
-        'mmcv': 'mmcv==2.1.0',
+        'mmcv': 'mmcv-lite==2.1.0',
         'mmdet': 'mmdet==3.3.0',
         'mmseg': 'mmsegmentation==1.2.2',
         'mmpretrain': 'mmpretrain==1.2.0',
@@ -116,9 +118,11 @@ def stack_distributions() -> dict[str, dict[str, str]]:
     for stack, pins in STACKS.items():
         for module, pin in pins.items():
             name = pin.partition('==')[0]
-            # pip writes some names with an underscore.
-            if name in (other.replace('_', '-') for other in found.get(module, ())):
-                stacks[stack][module] = name
+            # pip writes some names with an underscore; mmcv is there with and without
+            # its compiled operators.
+            for other in found.get(module, ()):
+                if other.replace('_', '-') in (name, name.removesuffix('-lite')):
+                    stacks[stack][module] = other.replace('_', '-')
     return {stack: names for stack, names in stacks.items() if names}
 
 
@@ -136,12 +140,13 @@ def mend_command(module: str) -> str:
     if wants_opencv and distributions().get('cv2') == 'opencv-python-headless':
         # These ask for opencv-python, which would overwrite it.
         install += ' --no-deps'
+    link = f'{shlex.quote(sys.executable)} -m attn_plugins ops link'
+    if module == 'mmcv._ext':
+        return link
     if module == 'mmcv':
-        tools = f'{pip} install {PINNED["pkg_resources"]} wheel ninja psutil'
-        name = pins['mmcv'].partition('==')[0]
-        clean = f'{pip} uninstall -y {name} {name}-lite'
-        install += f' --no-build-isolation --no-cache-dir {pins["mmcv"]}'
-        return f'{clean}; {tools} && MMCV_WITH_OPS=1 {install}'
+        names = ' '.join(mmcv_distributions())
+        clean = f'{pip} uninstall -y {names}; ' if names else ''
+        return f'{clean}{install} {pins["mmcv"]} && {link}'
     command = f'{install} {({**PINNED, **pins}).get(module, module)}'
     if module == 'cv2':
         return f'{pip} uninstall -y opencv-python opencv-python-headless; {command}'
@@ -151,6 +156,8 @@ def mend_command(module: str) -> str:
 def culprit(module: str, error: BaseException) -> str:
     """Returns the module to install so that ``module`` imports again."""
     if isinstance(error, ModuleNotFoundError) and error.name:
+        if error.name == 'mmcv._ext':
+            return error.name
         return error.name.partition('.')[0]
     if 'libGL' in str(error):
         return 'cv2'
@@ -179,15 +186,15 @@ def examine(name: str, target: str, required: bool) -> Finding:
 
 def examine_python() -> Finding:
     found = '.'.join(map(str, sys.version_info[:3]))
-    if (3, 10) <= sys.version_info < (3, 13):
+    if (3, 10) <= sys.version_info < (3, 14):
         return Finding('Python', found, 'ok')
-    return Finding('Python', found, 'note', 'mmcv 2.1.0 builds on Python 3.10 to 3.12')
+    return Finding('Python', found, 'note', 'tried with Python 3.10 to 3.13')
 
 
 def examine_torch() -> Finding:
     found = torch.__version__  # a TorchVersion, which compares as versions do
-    if found >= '2.14':
-        return Finding('torch', found, 'note', 'newer than 2.13, which is tested')
+    if found >= '2.15':
+        return Finding('torch', found, 'note', 'newer than 2.14, which is tested')
     if found >= '2.6':
         return Finding('torch', found, 'ok', required=True)
     mend = mend_command('torch')
@@ -200,15 +207,27 @@ def examine_cuda() -> Finding:
     return Finding('CUDA', torch.version.cuda, 'ok', torch.cuda.get_device_name())
 
 
-def examine_cuda_ops() -> Finding:
-    """Tells whether mmcv's ops run on the GPU too; call it if they load."""
+def examine_operators() -> Finding:
+    """Tells where mmcv's operators come from; call it if they load."""
     from mmcv.ops import get_compiling_cuda_version
 
-    found = get_compiling_cuda_version()
-    if found != 'not available':
-        return Finding('mmcv CUDA ops', found, 'ok')
-    text = 'detectors need them on a GPU; to build them, install CUDA (nvcc) first'
-    return Finding('mmcv CUDA ops', '-', 'note', text, mend_command('mmcv'))
+    both = mmcv_distributions()
+    has_binary = compiled(mmcv_folder())
+    if len(both) > 1:
+        kept = next(name for name in both if name.endswith('-lite') != bool(has_binary))
+        text = f'{" and ".join(both)} overwrite each other: keep {kept} alone'
+        pip = f'{shlex.quote(sys.executable)} -m pip'
+        mend = f'{pip} uninstall -y {" ".join(both)}; {pip} install --no-deps {kept}'
+        return Finding('operators', '-', 'broken', text, mend, required=True)
+    if not has_binary:
+        detail = 'of attn_plugins.ops'
+        if torch.cuda.is_available() and has_torchvision():
+            detail += ", torchvision's where it has them"
+        return Finding('operators', '', 'ok', detail)
+    if torch.cuda.is_available() and get_compiling_cuda_version() == 'not available':
+        text = 'compiled for CPUs alone; those of attn_plugins.ops run on a GPU too'
+        return Finding('operators', '-', 'note', text, mend_command('mmcv'))
+    return Finding('operators', '', 'ok', 'compiled')
 
 
 def examine_torchvision_ops() -> Finding:
@@ -217,7 +236,7 @@ def examine_torchvision_ops() -> Finding:
 
     if _has_ops():
         return Finding('torchvision ops', '', 'ok')
-    text = 'do not load with this torch; mmpretrain trains without them'
+    text = 'do not load with this torch; nothing here needs them on a CPU'
     return Finding('torchvision ops', '-', 'note', text, mend_command('torchvision'))
 
 
@@ -258,8 +277,8 @@ def examine_all() -> list[Finding]:
         warnings.simplefilter('ignore')
         findings += [examine(*item, required=True) for item in REQUIRED.items()]
         findings += [examine(*item, required=False) for item in OPTIONAL.items()]
-        if torch.cuda.is_available() and 'mmcv.ops' in sys.modules:
-            findings.append(examine_cuda_ops())
+        if 'mmcv.ops' in sys.modules:
+            findings.append(examine_operators())
         if 'torchvision' in sys.modules:
             findings.append(examine_torchvision_ops())
         return [*findings, examine_registration()]

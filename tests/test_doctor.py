@@ -10,6 +10,7 @@ import torch
 
 from attn_plugins.doctor import (
     STACKS,
+    examine_operators,
     examine_stack,
     mend_command,
     stack_pins,
@@ -87,7 +88,6 @@ def test_torch_alone(doctor):
         assert f'  {pip}{requirement}\n' in mend
     for module in ('mmengine', 'mmcv', 'mmseg'):
         assert stack_pins()[module] in mend
-    assert 'MMCV_WITH_OPS=1' in mend
     assert 'mmdet' not in mend
 
 
@@ -107,14 +107,15 @@ def install(monkeypatch):
 
 
 def test_pins_of_the_stacks_are_those_of_set_up():
-    for pins, file in ((STOCK, 'constraints.txt'), (FORK, 'constraints-onedl.txt')):
-        assert set(pins.values()) <= set((ROOT / file).read_text().splitlines())
+    lines = ''.join(path.read_text() for path in ROOT.glob('constraints*.txt'))
+    assert {*STOCK.values(), *FORK.values()} <= set(lines.splitlines())
 
 
 def test_stack_is_told_by_its_distributions(install):
-    install(mmcv=['mmcv'], mmseg=['mmsegmentation'], numpy=['numpy'])
-    found = examine_stack()
-    assert (found.version, found.state) == ('OpenMMLab', 'ok')
+    for mmcv in ('mmcv', 'mmcv_lite'):
+        install(mmcv=[mmcv], numpy=['numpy'])
+        found = examine_stack()
+        assert (found.version, found.state) == ('OpenMMLab', 'ok')
     install(mmcv=['onedl-mmcv'], mmseg=['onedl_mmsegmentation'])
     found = examine_stack()
     assert (found.version, found.state) == ('onedl', 'ok')
@@ -134,13 +135,11 @@ def test_stack_is_told_by_its_distributions(install):
 def test_each_stack_is_mended_with_its_own(install, found, pins):
     install(cv2=['opencv-python-headless'], **found)
     for module, pin in pins.items():
-        command = mend_command(module)
+        command = mend_command(module).partition(' && ')[0]
         assert command.endswith(f' {pin}')
         # All but one ask for opencv-python, which would overwrite the headless one.
         assert ('--no-deps' in command) == (module != 'mmpretrain')
-    name = pins['mmcv'].partition('==')[0]
-    assert f'uninstall -y {name} {name}-lite; ' in mend_command('mmcv')
-    assert 'MMCV_WITH_OPS=1' in mend_command('mmcv')
+    assert mend_command('mmcv').endswith(' -m attn_plugins ops link')
 
 
 def test_mixed_stacks_are_taken_apart(install):
@@ -170,7 +169,19 @@ def test_mmcv_without_ops(doctor):
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
     assert "No module named 'mmcv._ext'" in result.stdout
-    assert 'MMCV_WITH_OPS=1' in result.stdout
+    assert f'  {sys.executable} -m attn_plugins ops link\n' in result.stdout
+
+
+def test_mmcv_and_mmcv_lite_side_by_side(monkeypatch):
+    pytest.importorskip('mmcv')
+    both = ['mmcv', 'mmcv-lite']
+    monkeypatch.setattr('attn_plugins.doctor.mmcv_distributions', lambda: both)
+    for binary, kept in ((None, 'mmcv-lite'), ('_ext.so', 'mmcv')):
+        monkeypatch.setattr('attn_plugins.doctor.compiled', lambda _, b=binary: b)
+        found = examine_operators()
+        assert found.stops_the_main_job
+        assert found.detail.endswith(f'overwrite each other: keep {kept} alone')
+        assert found.mend.endswith(f'pip install --no-deps {kept}')
 
 
 def test_versions_that_clash(doctor):
@@ -228,10 +239,7 @@ def test_torchvision_for_another_cuda(doctor):
 def test_torchvision_without_operators(doctor):
     pytest.importorskip('mmpretrain')
     fakes = {
-        'torchvision/__init__.py': """
-import torch
-torch.library.register_fake('torchvision::nms')(lambda dets, scores, _: dets)
-""",
+        'torchvision/__init__.py': '',
         'torchvision/extension.py': 'def _has_ops(): return False',
     }
     result = doctor(fakes=fakes, hidden=['mmdet', 'mmseg'])

@@ -29,9 +29,8 @@ def check_deformable(dcn: dict, depth: int) -> None:
         )
     if missing_modules('mmcv._ext'):
         raise ValueError(
-            f'dcn={dcn!r} needs the compiled operators of mmcv (mmcv._ext), and this '
-            'installation has none: install a full build of mmcv, not mmcv-lite or a '
-            'source tree without operators; `python -m attn_plugins.doctor` says more'
+            f'dcn={dcn!r} needs the operators of mmcv, and this mmcv has none: '
+            '`python -m attn_plugins ops link` gives it those of attn_plugins'
         )
     importlib.import_module('mmcv.ops')  # registers DCN
 
