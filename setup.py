@@ -66,7 +66,7 @@ setup(
     # Never the mm distributions: a maintained fork ships the same modules under other
     # names, and a hard dependency would install the originals over it. PyYAML is for
     # the catalogue of configs alone.
-    install_requires=['torch>=2.6', 'pyyaml'],
+    install_requires=['torch>=2.7', 'pyyaml'],
     extras_require=EXTRAS,
     zip_safe=False,
 )

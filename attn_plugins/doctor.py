@@ -59,7 +59,7 @@ def torchvision_requirement(torch_version: str) -> str:
 # What pip calls the modules that it knows by another name, or by a version that works.
 PINNED = {
     'pkg_resources': 'setuptools==80.9.0',
-    'torch': "'torch>=2.6'",
+    'torch': "'torch>=2.7'",
     'cv2': 'opencv-python-headless==4.14.0.94',
     # imgaug itself stopped before numpy 2; its heir asks for another OpenCV.
     'imgaug': (
@@ -195,10 +195,10 @@ def examine_torch() -> Finding:
     found = torch.__version__  # a TorchVersion, which compares as versions do
     if found >= '2.15':
         return Finding('torch', found, 'note', 'newer than 2.14, which is tested')
-    if found >= '2.6':
+    if found >= '2.7':
         return Finding('torch', found, 'ok', required=True)
     mend = mend_command('torch')
-    return Finding('torch', found, 'broken', 'older than 2.6', mend, required=True)
+    return Finding('torch', found, 'broken', 'older than 2.7', mend, required=True)
 
 
 def examine_cuda() -> Finding:

@@ -110,7 +110,7 @@ def test_requirements(wheel, contents):
     needs = [line for line in lines if line.startswith('Requires-Dist')]
     # Anything else could bring an mm distribution over a fork of it.
     assert [need for need in needs if 'extra ==' not in need] == [
-        'Requires-Dist: torch>=2.6',
+        'Requires-Dist: torch>=2.7',
         'Requires-Dist: pyyaml',
     ]
     assert 'Requires-Python: >=3.10' in lines

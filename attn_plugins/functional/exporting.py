@@ -7,10 +7,7 @@ functions take the plain formulation, in operators that every format has.
 
 import torch
 
-# torch 2.6 cannot tell an export from a compilation.
-_in_torch_export = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
-
 
 def is_exporting() -> bool:
     """Tells whether ``torch.export`` or ``torch.jit.trace`` records what runs now."""
-    return _in_torch_export() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
