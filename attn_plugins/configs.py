@@ -1,8 +1,8 @@
 """The configs that come with the package: list them, look at them, copy them.
 
-    python -m attn_plugins.configs list --method LESA --dataset COCO
-    python -m attn_plugins.configs show mask-rcnn_lesa-r50_coco
-    python -m attn_plugins.configs copy mask-rcnn_lesa-r50_coco my_configs
+    python -m attn_plugins configs list --method LESA --dataset COCO
+    python -m attn_plugins configs show mask-rcnn_lesa-r50_coco
+    python -m attn_plugins configs copy mask-rcnn_lesa-r50_coco my_configs
 
 Figures are the papers'; parameters and multiply-accumulates were counted. All of it
 stands in ``metafile.yml`` beside the configs, which mim reads as well. Nothing here
@@ -199,7 +199,7 @@ def resolved(path: Path) -> str:
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog='python -m attn_plugins.configs',
+        prog='python -m attn_plugins configs',
         description='The configs that come with attn_plugins.',
     )
     commands = parser.add_subparsers(dest='command', required=True)

@@ -1,6 +1,6 @@
 """Where the configs expect their data sets, what is there, and how to get the rest.
 
-``python -m attn_plugins.doctor --data [ROOT]`` prints it. Nothing is downloaded.
+``python -m attn_plugins doctor --data [ROOT]`` prints it. Nothing is downloaded.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Says what is installed, what works, and which command mends what does not.
 
-Run ``python -m attn_plugins.doctor``. The exit status is 0 only if the main job can
+Run ``python -m attn_plugins doctor``. The exit status is 0 only if the main job can
 run: training EANet with mmseg. With ``--data`` it looks for the data sets instead.
 """
 
@@ -307,7 +307,7 @@ def commands(
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog='python -m attn_plugins.doctor',
+        prog='python -m attn_plugins doctor',
         description='Says what is installed and how to mend what does not work.',
     )
     parser.add_argument(

@@ -24,7 +24,7 @@ from mmengine.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 METAFILE = ROOT / 'configs/metafile.yml'
 HEAD = """\
-# Written by tools/metafile.py; read by `python -m attn_plugins.configs` and by mim.
+# Written by tools/metafile.py; read by `python -m attn_plugins configs` and by mim.
 # "printed ..." under Metrics is what the paper prints. Nothing there was measured here,
 # and there are no weights. "FLOPs" are multiply-accumulates, as OpenMMLab counts them,
 # of inference on one image of "Image Size" (height x width).

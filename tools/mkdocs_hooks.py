@@ -14,7 +14,7 @@ from latex2mathml.converter import convert
 from attn_plugins.configs import Entry, read_catalogue
 
 MATH = re.compile(r'^```math\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
-ZOO = '<!-- the tables of `python -m attn_plugins.configs list` -->'
+ZOO = '<!-- the tables of `python -m attn_plugins configs list` -->'
 COLUMNS = ('config', 'data', 'row', 'printed in the paper', 'params', 'MACs', 'at')
 
 

@@ -208,7 +208,7 @@ class Predictor:
         if missing:
             raise LaunchError(
                 f'the config is of {host}, and {", ".join(missing)} cannot be found: '
-                '`python -m attn_plugins.doctor` says how to install it'
+                '`python -m attn_plugins doctor` says how to install it'
             )
         if not cfg.get('test_dataloader'):
             raise LaunchError('the config has no test_dataloader, hence no pipeline')
