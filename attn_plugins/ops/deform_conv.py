@@ -95,11 +95,18 @@ def sample_columns(
 
     y = places(0, rows)[:, None, :, None].expand(*kernel_size, rows, columns)
     x_ = places(1, columns)[None, :, None, :].expand(*kernel_size, rows, columns)
-    # grid_sample counts from edge to edge in -1 ... 1; pixel p is at (2 p + 1) / n - 1.
-    across = (2 * (x_.flatten(0, 1) + offset[:, :, 1]) + 1) / width - 1
-    down = (2 * (y.flatten(0, 1) + offset[:, :, 0]) + 1) / height - 1
+    y = y.flatten(0, 1) + offset[:, :, 0]
+    x_ = x_.flatten(0, 1) + offset[:, :, 1]
+    # The derivative jumps where an offset meets a pixel, as one of 0 does: it is the
+    # one towards the next pixel, and none at -1. grid_sample counts from edge to edge
+    # in -1 ... 1, pixel p being at (2 p + 1) / n - 1. With n a power of two that is
+    # exact for pixels, so that they stay on the same side.
+    sides = [1 << (side - 1).bit_length() for side in (height, width)]
+    down = (2 * y.masked_fill(y <= -1, -2) + 1) / sides[0] - 1
+    across = (2 * x_.masked_fill(x_ <= -1, -2) + 1) / sides[1] - 1
     grid = torch.stack([across, down], dim=-1).view(len(offset), -1, columns, 2)
     maps = x.reshape(len(offset), channels // deform_groups, height, width)
+    maps = F.pad(maps, (0, sides[1] - width, 0, sides[0] - height))
     sampled = F.grid_sample(maps, grid, align_corners=False)
     sampled = sampled.view(*sampled.shape[:2], -1, rows * columns)
     if mask is not None:
