@@ -14,7 +14,7 @@ import torch
 pytest.importorskip('mmseg')
 from torch.testing import assert_close
 
-import attn_plugins  # noqa: F401 (lets torch.load read mm checkpoints safely)
+import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
 
 REPO = Path(__file__).resolve().parents[2]
 TOOLS = REPO / 'tools'

@@ -17,7 +17,7 @@ import mmseg
 from mmengine.utils import is_installed
 from PIL import Image
 
-import attn_plugins  # noqa: F401 (lets torch.load read mm checkpoints safely)
+import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / 'configs/eanet_r18_demo.py'

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import attn_plugins  # noqa: F401 (lets torch.load read mm checkpoints safely)
+import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
 from attn_plugins.checkpoints.writing import TEMPORARY, remove_leftovers
 from soaks.training import MODELS, Job, Results, Training
 
