@@ -81,7 +81,7 @@ print(f"torchvision==0.{int(v[1]) + 15}.{v[2]}")')
   # torchvision cannot even be imported where its library does not fit torch (PyPI's,
   # beside a torch for CPUs), and mmpretrain imports it for its Python part. What fails
   # is a description of two operators that nobody declared: they get their declarations.
-  if "$PY" -c 'import torchvision' 2>&1 | grep -q 'torchvision::nms does not exist'; then
+  if { "$PY" -c 'import torchvision' 2>&1 || true; } | grep -q 'nms does not exist'; then
     cat >>"$VENV"/lib/python3*/site-packages/torchvision/extension.py <<'PYTHON'
 
 # Added by tools/setup_env.sh of attn_plugins, since the library did not load.
