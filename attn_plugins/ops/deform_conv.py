@@ -86,7 +86,7 @@ def sample_columns(
     """
     batch, channels, height, width = x.shape
     rows, columns = offset.shape[-2:]
-    offset = offset.view(batch * deform_groups, -1, 2, rows, columns)
+    offset = offset.reshape(batch * deform_groups, -1, 2, rows, columns)
 
     def places(axis: int, count: int) -> Tensor:
         kernel = torch.arange(kernel_size[axis], device=x.device) * dilation[axis]
@@ -110,7 +110,7 @@ def sample_columns(
     sampled = F.grid_sample(maps, grid, align_corners=False)
     sampled = sampled.view(*sampled.shape[:2], -1, rows * columns)
     if mask is not None:
-        sampled = sampled * mask.view(len(offset), 1, -1, rows * columns)
+        sampled = sampled * mask.reshape(len(offset), 1, -1, rows * columns)
     return sampled.view(batch, channels, -1, rows * columns)
 
 
@@ -118,5 +118,5 @@ def convolve_columns(columns: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Multiplies what was read by the weights: ``(B, C_out, H_out * W_out)``."""
     batch, _, _, pixels = columns.shape
     columns = columns.reshape(batch, groups, -1, pixels)
-    weight = weight.view(groups, len(weight) // groups, -1)
+    weight = weight.reshape(groups, len(weight) // groups, -1)
     return (weight @ columns).flatten(1, 2)

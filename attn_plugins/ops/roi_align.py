@@ -210,8 +210,8 @@ class _Axis:
         """Returns pixels and weights of some boxes, both ``(N, bins, taps)``."""
         start, bin = self.start[boxes, None, None], self.bin[boxes, None, None]
         bins = torch.arange(self.num_bins, device=start.device)[:, None]
-        steps = (torch.arange(samples, device=start.device) + 0.5) / max(samples, 1)
-        at = start + bins * bin + steps.to(bin) * bin
+        steps = torch.arange(samples, device=start.device).to(bin)
+        at = start + bins * bin + (steps + 0.5) / max(samples, 1) * bin
         outside = ~((at >= -1) & (at <= self.num_pixels))  # NaN too
         at = at.nan_to_num(0).clamp(0, self.num_pixels - 1)
         low = at.long()
