@@ -32,3 +32,8 @@ def has_torchvision() -> bool:
 def widened(x: Tensor) -> Tensor:
     """Returns ``x`` in float32 if it has fewer bits: results are rounded once."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def known_to_torchvision(x: Tensor) -> Tensor:
+    """Returns ``x`` in a type that torchvision's kernels have: bfloat16 is none."""
+    return x.float() if x.dtype == torch.bfloat16 else x

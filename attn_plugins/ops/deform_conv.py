@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import uses_torchvision, widened
+from .backend import known_to_torchvision, uses_torchvision, widened
 
 Pair = tuple[int, int]
 
@@ -40,19 +40,20 @@ def deform_conv2d(
         ``(B, C_out, H_out, W_out)``, differentiable in all tensors.
     """
     if uses_torchvision(x):
+        known = known_to_torchvision(x)
         return torch.ops.torchvision.deform_conv2d(
-            x,
-            weight.type_as(x),
-            offset.type_as(x),
-            x.new_zeros(0) if mask is None else mask.type_as(x),
-            x.new_zeros(len(weight)) if bias is None else bias.type_as(x),
+            known,
+            weight.type_as(known),
+            offset.type_as(known),
+            known.new_zeros(0) if mask is None else mask.type_as(known),
+            known.new_zeros(len(weight)) if bias is None else bias.type_as(known),
             *stride,
             *padding,
             *dilation,
             groups,
             deform_groups,
             mask is not None,
-        )
+        ).to(x.dtype)
     columns = sample_columns(
         widened(x),
         widened(offset),

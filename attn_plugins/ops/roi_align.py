@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import uses_torchvision, widened
+from .backend import known_to_torchvision, uses_torchvision, widened
 
 # Pixels that are weighted at a time: 16 bytes each, and as many again while sorted.
 TAPS = 1 << 20
@@ -44,9 +44,10 @@ def roi_align(
     """
     how = (tuple(output_size), spatial_scale, sampling_ratio, aligned)
     if uses_torchvision(x):
-        return torch.ops.torchvision.roi_align(
-            x, rois.type_as(x), spatial_scale, *output_size, sampling_ratio, aligned
-        )
+        known = known_to_torchvision(x)
+        rest = (spatial_scale, *output_size, sampling_ratio, aligned)
+        out = torch.ops.torchvision.roi_align(known, rois.type_as(known), *rest)
+        return out.to(x.dtype)
     wide = widened(x)
     return _RoIAlign.apply(wide, rois.to(wide), how).to(x.dtype)
 
@@ -91,9 +92,10 @@ def roi_align_gradient(
     batch, channels, height, width = shape
     if uses_torchvision(grad):
         scale, *rest = how
+        known = known_to_torchvision(grad)
         return torch.ops.torchvision._roi_align_backward(
-            grad, rois.type_as(grad), scale, *size, *shape, *rest
-        )
+            known, rois.type_as(known), scale, *size, *shape, *rest
+        ).to(grad.dtype)
     dtype, grad = grad.dtype, widened(grad)
     rois = rois.to(grad)
     grad_pixels = grad.new_zeros(batch * height * width, channels)
