@@ -6,7 +6,9 @@ it fails after minutes. Here each gets one line that says what was probably mean
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
@@ -178,6 +180,9 @@ def _is_large_part(path: str) -> bool:
 @functools.cache
 def _find(name: str, scope: str | None) -> Any:
     # Not `switch_scope_and_registry`, which warns of hosts that lack a registry.
+    if scope:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f'{scope}.registry')
     found = (root.children.get(scope, root).get(name) for root in ROOTS)
     return next((kind for kind in found if kind is not None), None)
 
