@@ -220,7 +220,7 @@ CONFIGS_TABLE = {
     ),
     'option: below a number': (
         option(train_cfg__max_iters__x=1),
-        'train_cfg.max_iters is 200, which has no settings',
+        'train_cfg.max_iters is 120, which has no settings',
     ),
     'misspelt head': (
         changed(lambda cfg: cfg.model.decode_head.update(type='EAHed')),
