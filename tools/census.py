@@ -229,12 +229,12 @@ def recording() -> Iterator[set[str]]:
 
         return record
 
-    functions = {n: getattr(ext, n) for n in dir(ext) if not n.startswith('_')}
-    recorders = {
-        name: recorder(name, function)
-        for name, function in functions.items()
-        if callable(function) and not isinstance(function, type)
-    }
+    if '__getattr__' in vars(ext):  # that of attn_plugins finds them when asked
+        find = ext.__getattr__
+        recorders = {'__getattr__': lambda name: recorder(name, find(name))}
+    else:
+        functions = {n: getattr(ext, n) for n in dir(ext) if not n.startswith('_')}
+        recorders = {n: recorder(n, f) for n, f in functions.items() if callable(f)}
     with mock.patch.multiple(ext, **recorders):
         yield called
 
