@@ -113,8 +113,8 @@ def _overlaps(a: Tensor, b: Tensor, first: Tensor, iou_threshold: float) -> Tens
         j += (begin - chunk.cumsum(0) + chunk)[i]
         i += start
         start += len(chunk)
-        x1, y1, x2, y2 = a[:, i]
-        u1, v1, u2, v2 = b[:, j]
+        x1, y1, x2, y2 = a.index_select(1, i)
+        u1, v1, u2, v2 = b.index_select(1, j)
         width = (torch.minimum(x2, u2) - u1).clamp_(min=0)
         height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp_(min=0)
         shared = width * height

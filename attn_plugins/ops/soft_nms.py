@@ -62,7 +62,8 @@ def soft_nms(
         low = left < min_score
         if low.any():
             order = _closed_gaps(~low)
-            rest, left, numbers = rest[:, order], left[order], numbers[order]
+            rest = rest.index_select(1, order)
+            left, numbers = left[order], numbers[order]
     if not taken:
         return boxes.new_zeros(0, 5), numbers
     indices = torch.stack(taken)
@@ -93,7 +94,8 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         member = _overlap(rest[:, :1], rest, 0) >= iou_threshold
         member[0] = True
         groups.append(numbers[member].tolist())
-        numbers, rest = numbers[~member], rest[:, ~member]
+        others = (~member).nonzero()[:, 0]
+        numbers, rest = numbers[others], rest.index_select(1, others)
     return groups
 
 
