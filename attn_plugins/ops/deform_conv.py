@@ -45,7 +45,7 @@ def deform_conv2d(
             known,
             weight.type_as(known),
             offset.type_as(known),
-            known.new_zeros(0) if mask is None else mask.type_as(known),
+            known.new_zeros(len(x), 1) if mask is None else mask.type_as(known),
             known.new_zeros(len(weight)) if bias is None else bias.type_as(known),
             *stride,
             *padding,
