@@ -165,20 +165,23 @@ CONVOLUTIONS = {
 SMALL = ('row', 'pixel')
 
 
-def _draw_convolution(generator: torch.Generator, conv: Convolution) -> Tensors:
+def _draw_convolution(
+    generator: torch.Generator, conv: Convolution, surplus: int = 0
+) -> Tensors:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     taps = conv.deform_groups * conv.kernel[0] * conv.kernel[1]
     size = conv.output_size()
-    offset = 2 * normal(2, 2 * taps, *size)
+    larger = [length + surplus for length in size]
+    offset = 2 * normal(2, 2 * taps, *larger)
     if conv.whole:  # the first output channels: all 0
         offset = offset.round()
         offset[0] = 0
     return {
         'x': normal(2, 4, *conv.size),
         'offset': offset,
-        'mask': normal(2, taps, *size).sigmoid(),
+        'mask': normal(2, taps, *larger).sigmoid(),
         'weight': normal(4, 4 // conv.groups, *conv.kernel),
         'bias': normal(4),
         'grad': normal(2, 4, *size),
@@ -334,6 +337,12 @@ for name, conv in CONVOLUTIONS.items():
     CASES[f'modulated_deform_conv-{name}'] = Case(
         draw, partial(_modulated_deform_conv, conv=conv, with_bias=name != 'point')
     )
+# As mmdet's DyHead calls it, and what mmcv then reads.
+conv = Convolution((4, 5))
+CASES['modulated_deform_conv-larger offsets'] = Case(
+    partial(_draw_convolution, conv=conv, surplus=3),
+    partial(_modulated_deform_conv, conv=conv, with_bias=False),
+)
 for psa_type, name in enumerate(('collect', 'distribute')):
     for mask in ((3, 5), (4, 7), (9, 11)):
         CASES[f'psamask-{name}-{mask[0]}x{mask[1]}'] = Case(

@@ -1,5 +1,8 @@
 """Deformable convolutions, and convolutions at some pixels only."""
 
+import math
+
+import torch
 from torch import Tensor
 
 from ..deform_conv import deform_conv2d
@@ -80,6 +83,18 @@ def _modulated(arguments: dict) -> dict:
     )
 
 
+def _first_numbers(x: Tensor, shape: torch.Size) -> Tensor:
+    """Returns offsets or factors as mmcv reads them for an output of this shape.
+
+    It looks at no size of theirs: of maps larger than the output, which mmdet's DyHead
+    hands over, it takes as many numbers as it needs in the order of memory.
+    """
+    shape = (*x.shape[:2], *shape[2:])
+    if x.shape == shape:
+        return x
+    return x.flatten(1)[:, : math.prod(shape[1:])].reshape(shape)
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -94,6 +109,7 @@ def modulated_deform_conv_forward(
     **arguments,
 ) -> None:
     bias = bias if with_bias else None
+    offset, mask = (_first_numbers(x, output.shape) for x in (offset, mask))
     output.copy_(
         deform_conv2d(input, offset, weight, bias, mask, **_modulated(arguments))
     )
@@ -120,7 +136,11 @@ def modulated_deform_conv_backward(
     how = _modulated(arguments)
     grads = vector_jacobian(
         lambda x, offset, weight, mask: deform_conv2d(
-            x, offset, weight, mask=mask, **how
+            x,
+            _first_numbers(offset, grad_output.shape),
+            weight,
+            mask=_first_numbers(mask, grad_output.shape),
+            **how,
         ),
         (input, offset, weight, mask),
         grad_output,
