@@ -96,9 +96,10 @@ fi
 quietly 'cannot install attn_plugins' "${uv[@]}" --no-build-isolation -e .
 if [[ $OPS == compiled ]]; then
   say "compiling mmcv's operators: needs g++ and Python's headers, many minutes"
+  quietly 'cannot install what compiles' "${uv[@]}" ninja==1.13.2 psutil wheel==0.45.1
   quietly 'cannot remove mmcv-lite' "$PY" -m pip uninstall -y mmcv-lite
   MMCV_WITH_OPS=1 quietly 'cannot compile mmcv' "$PY" -m pip install --no-deps \
-    --no-build-isolation --no-cache-dir --no-binary mmcv mmcv==2.1.0 ninja psutil wheel
+    --no-build-isolation --no-cache-dir --no-binary mmcv mmcv==2.1.0
 else
   quietly "cannot link mmcv's operators" "$PY" -m attn_plugins ops link
 fi
