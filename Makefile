@@ -1,5 +1,6 @@
 # An environment for each choice: .venv, .venv-onedl, .venv-torch2.14.1, ...
 VENV := .venv$(STACK:%=-%)$(OPS:%=-%)$(if $(TORCH),-$(subst =,,$(notdir $(TORCH))))
+VENV := $(VENV)$(if $(PYTHON),-$(notdir $(PYTHON)))
 PY := $(VENV)/bin/python
 
 # Waiting threads spin by default, which costs a CPU that other programs use as well
@@ -17,17 +18,17 @@ help:
 	@echo 'make docs    build the documentation as a site, in site/'
 	@echo "make peers   run mmseg's own tests on our backbones and head (downloads them)"
 	@echo
-	@echo 'After any of them, each in an environment of its own:'
-	@echo 'TORCH=torch==2.14.1    another torch: what pip takes, a file too'
+	@echo 'After any of them, in an environment of its own each:'
+	@echo 'TORCH=torch==2.14.1    another torch, or a wheel file of one'
 	@echo 'STACK=onedl            on the maintained fork of OpenMMLab'
 	@echo "OPS=compiled           with mmcv's compiled operators, not those of attn_plugins"
 	@echo 'PYTHON=/path/to/python made with this one (3.10 to 3.13)'
 
 setup:
-	@tools/setup_env.sh $(VENV) all
+	@tools/setup_env.sh '$(VENV)' all
 
 demo:
-	@tools/setup_env.sh $(VENV) demo
+	@tools/setup_env.sh '$(VENV)' demo
 	$(PY) tools/demo.py
 
 lint: setup

@@ -16,8 +16,6 @@ def read_version() -> str:
 # one that is installed, and mmcv-lite, would overwrite each other.
 MM = ['mmengine>=0.10.7,<1', 'setuptools<82']
 EXTRAS = {
-    # mmdet 3.3.0 and mmsegmentation 1.2.2 refuse mmcv 2.2.
-    'lite': ['mmcv-lite>=2.1,<2.2'],
     'det': [*MM, 'mmdet>=3.3,<4'],
     'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
@@ -25,6 +23,7 @@ EXTRAS = {
     'test': ['hypothesis', 'pytest', 'ruff'],
 }
 EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
+EXTRAS['lite'] = ['mmcv-lite>=2.1,<2.2']  # mmdet and mmseg refuse mmcv 2.2
 # In place of `det`, `seg`, `cls` and `all`, never beside them: the maintained fork.
 EXTRAS['onedl'] = [
     'onedl-mmengine>=0.10.12,<1',

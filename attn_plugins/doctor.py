@@ -211,13 +211,16 @@ def examine_operators() -> Finding:
     """Tells where mmcv's operators come from; call it if they load."""
     from mmcv.ops import get_compiling_cuda_version
 
-    both = mmcv_distributions()
+    names = mmcv_distributions()
     has_binary = compiled(mmcv_folder())
-    if len(both) > 1:
-        kept = next(name for name in both if name.endswith('-lite') != bool(has_binary))
-        text = f'{" and ".join(both)} overwrite each other: keep {kept} alone'
-        pip = f'{shlex.quote(sys.executable)} -m pip'
-        mend = f'{pip} uninstall -y {" ".join(both)}; {pip} install --no-deps {kept}'
+    if len(names) > 1 and names[-1].endswith('-lite'):
+        full, lite = names[0], names[-1]
+        surplus, mend = full, mend_command('mmcv')
+        if has_binary:
+            pip = f'{shlex.quote(sys.executable)} -m pip'
+            again = f'--force-reinstall --no-deps {full}=={version(full)}'
+            surplus, mend = lite, f'{pip} uninstall -y {lite}; {pip} install {again}'
+        text = f'{full} and {lite} overwrite each other: {surplus} has to go'
         return Finding('operators', '-', 'broken', text, mend, required=True)
     if not has_binary:
         detail = 'of attn_plugins.ops'

@@ -12,10 +12,11 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
-# What each host imports undeclared (ftfy, regex, torchvision), what pip cannot provide
-# (compiled mmcv ops: "mmcv-lite", or mmcv from a source tree, has no `mmcv._ext`), and
-# what `pip install --no-deps` leaves out.
+# What each host imports undeclared (ftfy, regex, torchvision), mmcv's operators, which
+# mmcv-lite lacks before `python -m attn_plugins ops link`, and what
+# `pip install --no-deps` leaves out.
 HOST_REQUIREMENTS = {
     'mmseg': ('mmengine', 'mmcv', 'mmcv._ext', 'ftfy', 'regex'),
     'mmdet': ('mmengine', 'mmcv', 'mmcv._ext', 'pycocotools', 'shapely', 'scipy'),
@@ -31,8 +32,8 @@ HOST_REQUIREMENTS = {
 }
 
 # What of ours is imported after which module of a host. A registry of a host imports
-# `X.models` before it looks up a model, and looks in mmengine's after its own; whoever
-# uses a hook, a loop or a transform of theirs has mmengine.runner.
+# `X.models` before it looks up a model, and looks in mmengine's after its own. Hooks,
+# loops and transforms are there with mmengine.runner, as mmengine's own are.
 _FOLLOWERS = {
     'mmengine.config': ('attn_plugins.mm.base_configs',),
     'mmengine.registry': ('attn_plugins.mm.layers',),
@@ -77,6 +78,9 @@ class _Loader(Loader):
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)  # who looks without importing
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
@@ -117,7 +121,7 @@ def _report(module: str, error: Exception) -> None:
         _errors[host] = f'{type(error).__name__}: {error}'
         warnings.warn(
             f'attn_plugins cannot register all it has for {host} ({_errors[host]}). '
-            'Run `python -m attn_plugins.doctor` to see how to mend it.',
+            'Run `python -m attn_plugins doctor` to see how to mend it.',
             stacklevel=3,
         )
 

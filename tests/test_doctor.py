@@ -176,12 +176,16 @@ def test_mmcv_and_mmcv_lite_side_by_side(monkeypatch):
     pytest.importorskip('mmcv')
     both = ['mmcv', 'mmcv-lite']
     monkeypatch.setattr('attn_plugins.doctor.mmcv_distributions', lambda: both)
-    for binary, kept in ((None, 'mmcv-lite'), ('_ext.so', 'mmcv')):
+    monkeypatch.setattr('attn_plugins.doctor.version', lambda name: '2.1.0')
+    for binary, surplus, mend in (
+        (None, 'mmcv', ' -m attn_plugins ops link'),
+        ('_ext.so', 'mmcv-lite', ' install --force-reinstall --no-deps mmcv==2.1.0'),
+    ):
         monkeypatch.setattr('attn_plugins.doctor.compiled', lambda _, b=binary: b)
         found = examine_operators()
         assert found.stops_the_main_job
-        assert found.detail.endswith(f'overwrite each other: keep {kept} alone')
-        assert found.mend.endswith(f'pip install --no-deps {kept}')
+        assert found.detail.endswith(f'overwrite each other: {surplus} has to go')
+        assert found.mend.endswith(mend)
 
 
 def test_versions_that_clash(doctor):

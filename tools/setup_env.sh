@@ -13,17 +13,20 @@ die() { printf '[setup] failed: %s\n' "$*" >&2 && exit 1; }
 
 # Runs a command with its output in the log; $1 says what it is for.
 quietly() {
-  "${@:2}" >"$LOG" 2>&1 || die "$1: $(grep -iE '(^| )error' "$LOG" | head -1 ||
+  "${@:2}" >"$LOG" 2>&1 || die "$1: $(grep -m1 -iE '(^| )error' "$LOG" ||
     tail -1 "$LOG") (all of it: $LOG)"
 }
 
-# What is installed. The fork's distributions stand in for all that begin with mm.
+# What is installed. The fork's distributions stand in for all that begin with mm; a
+# compiled mmcv and mmcv-lite would overwrite each other.
 pins() {
   local files=(constraints.txt)
   [[ $PART == demo ]] || files+=(constraints-test.txt)
   if [[ $STACK == onedl ]]; then
     grep -hv '^mm' "${files[@]}"
     cat constraints-onedl.txt
+  elif [[ $OPS == compiled ]]; then
+    grep -hv '^mmcv-lite' "${files[@]}"
   else
     cat "${files[@]}"
   fi
@@ -35,8 +38,9 @@ python_fits() {
 }
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3.11 python3.12 python3.10 python3.13 python3}; do
+  local candidate candidates=(python3.11 python3.12 python3.10 python3.13 python3)
+  [[ -z ${PYTHON:-} ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
     python_fits "$candidate" && echo "$candidate" && return
   done
   die "needs Python 3.10 to 3.13 with venv (${PYTHON:-python3} is not that):" \
@@ -45,8 +49,9 @@ find_python() {
 
 [[ -z $STACK || $STACK == onedl ]] || die "STACK must be onedl or left out, not '$STACK'"
 [[ -z $OPS || $OPS == compiled ]] || die "OPS must be compiled or left out, not '$OPS'"
+[[ -z $OPS || -z $STACK ]] || die "OPS=compiled is for OpenMMLab's own mmcv, not STACK=$STACK"
 
-stamp=$({ pins && cat setup.py pyproject.toml attn_plugins/version.py \
+stamp=$({ cat constraints*.txt setup.py pyproject.toml attn_plugins/version.py \
   attn_plugins/ops/link.py tools/setup_env.sh && echo "$PWD $STACK $OPS $TORCH"; } | sha256sum)
 [[ ! -e $VENV/stamp-$PART || $(<"$VENV/stamp-$PART") != "$stamp" ]] || exit 0
 trap 'die "interrupted: run it again, and it goes on"' INT
@@ -68,7 +73,10 @@ quietly "cannot install $torch" "$PY" -m pip install --disable-pip-version-check
   "$torch" -c <([[ -n $TORCH ]] || grep -v '^torch' constraints.txt) "$(pins | grep '^uv==')"
 
 say 'installing the pinned packages'
-export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-https://pypi.org/simple}}
+# uv does not read pip's settings: the index, where one is set, is handed on.
+index=${PIP_INDEX_URL:-$("$PY" -m pip config get global.index-url 2>/dev/null || true)}
+[[ -z $index || -n ${UV_DEFAULT_INDEX:-} ]] || export UV_DEFAULT_INDEX=$index
+[[ -z ${PIP_CERT:-} || -n ${SSL_CERT_FILE:-} ]] || export SSL_CERT_FILE=$PIP_CERT
 uv=("$PY" -m uv pip install --python "$PY" --no-deps)
 quietly 'cannot install the pinned packages' "${uv[@]}" -r <(pins | grep -v '^torch')
 
@@ -97,11 +105,11 @@ quietly 'cannot install attn_plugins' "${uv[@]}" --no-build-isolation -e .
 if [[ $OPS == compiled ]]; then
   say "compiling mmcv's operators: needs g++ and Python's headers, many minutes"
   quietly 'cannot install what compiles' "${uv[@]}" ninja==1.13.2 psutil wheel==0.45.1
-  quietly 'cannot remove mmcv-lite' "$PY" -m pip uninstall -y mmcv-lite
-  MMCV_WITH_OPS=1 quietly 'cannot compile mmcv' "$PY" -m pip install --no-deps \
-    --no-build-isolation --no-cache-dir --no-binary mmcv mmcv==2.1.0
+  export PATH=$PWD/$VENV/bin:$PATH MAX_JOBS=${MAX_JOBS:-$(nproc)} MMCV_WITH_OPS=1
+  quietly 'cannot compile mmcv' "$PY" -m pip install --no-deps --no-build-isolation \
+    --no-cache-dir --no-binary mmcv mmcv==2.1.0
 else
   quietly "cannot link mmcv's operators" "$PY" -m attn_plugins ops link
 fi
-printf '%s\n' "$stamp" >"$VENV/stamp-$PART"
+printf '%s\n' "$stamp" | tee "$VENV/stamp-$PART" >"$VENV/stamp-demo" # which is less
 say "done: $VENV is ready"

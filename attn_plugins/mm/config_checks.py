@@ -181,7 +181,7 @@ def _is_large_part(path: str) -> bool:
 def _find(name: str, scope: str | None) -> Any:
     # Not `switch_scope_and_registry`, which warns of hosts that lack a registry.
     if scope:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):  # hosts refuse versions with any
             importlib.import_module(f'{scope}.registry')
     found = (root.children.get(scope, root).get(name) for root in ROOTS)
     return next((kind for kind in found if kind is not None), None)

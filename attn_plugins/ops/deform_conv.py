@@ -1,5 +1,7 @@
 """Deformable convolution (arXiv 1703.06211), also modulated (DCNv2, 1811.11168)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,17 +56,19 @@ def deform_conv2d(
             deform_groups,
             mask is not None,
         ).to(x.dtype)
-    columns = sample_columns(
-        widened(x),
-        widened(offset),
-        None if mask is None else widened(mask),
-        weight.shape[-2:],
-        stride,
-        padding,
-        dilation,
-        deform_groups,
-    )
-    out = convolve_columns(columns, widened(weight), groups)
+    # The types are those of the tensors, as mmcv has it: autocast would narrow them.
+    with torch.autocast(x.device.type, enabled=False):
+        columns = sample_columns(
+            widened(x),
+            widened(offset),
+            None if mask is None else widened(mask),
+            weight.shape[-2:],
+            stride,
+            padding,
+            dilation,
+            deform_groups,
+        )
+        out = convolve_columns(columns, widened(weight), groups)
     if bias is not None:
         out = out + widened(bias)[:, None]
     return out.view(*out.shape[:2], *offset.shape[-2:]).to(x.dtype)
@@ -87,7 +91,8 @@ def sample_columns(
     """
     batch, channels, height, width = x.shape
     rows, columns = offset.shape[-2:]
-    offset = offset.reshape(batch * deform_groups, -1, 2, rows, columns)
+    taps = math.prod(kernel_size)
+    offset = offset.reshape(batch * deform_groups, taps, 2, rows, columns)
 
     def places(axis: int, count: int) -> Tensor:
         kernel = torch.arange(kernel_size[axis], device=x.device) * dilation[axis]
@@ -101,23 +106,25 @@ def sample_columns(
     # The derivative jumps where an offset meets a pixel, as one of 0 does: it is the
     # one towards the next pixel, and none at -1. grid_sample counts from edge to edge
     # in -1 ... 1, pixel p being at (2 p + 1) / n - 1. With n a power of two that is
-    # exact for pixels, so that they stay on the same side.
+    # exact for pixels, so that they stay on the same side; zeros fill the map up.
     sides = [1 << (side - 1).bit_length() for side in (height, width)]
     down = (2 * y.masked_fill(y <= -1, -2) + 1) / sides[0] - 1
     across = (2 * x_.masked_fill(x_ <= -1, -2) + 1) / sides[1] - 1
-    grid = torch.stack([across, down], dim=-1).view(len(offset), -1, columns, 2)
+    grid = torch.stack([across, down], dim=-1).view(
+        len(offset), taps * rows, columns, 2
+    )
     maps = x.reshape(len(offset), channels // deform_groups, height, width)
     maps = F.pad(maps, (0, sides[1] - width, 0, sides[0] - height))
     sampled = F.grid_sample(maps, grid, align_corners=False)
-    sampled = sampled.view(*sampled.shape[:2], -1, rows * columns)
+    sampled = sampled.view(*sampled.shape[:2], taps, rows * columns)
     if mask is not None:
-        sampled = sampled * mask.reshape(len(offset), 1, -1, rows * columns)
-    return sampled.view(batch, channels, -1, rows * columns)
+        sampled = sampled * mask.reshape(len(offset), 1, *sampled.shape[2:])
+    return sampled.view(batch, channels, taps, rows * columns)
 
 
 def convolve_columns(columns: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Multiplies what was read by the weights: ``(B, C_out, H_out * W_out)``."""
     batch, _, _, pixels = columns.shape
-    columns = columns.reshape(batch, groups, -1, pixels)
     weight = weight.reshape(groups, len(weight) // groups, -1)
+    columns = columns.reshape(batch, groups, weight.shape[2], pixels)
     return (weight @ columns).flatten(1, 2)

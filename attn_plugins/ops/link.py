@@ -85,7 +85,8 @@ def mmcv_folder() -> Path:
 
 def mmcv_distributions() -> list[str]:
     """Returns the installed distributions that bring a module ``mmcv``."""
-    names = {d.name.lower().replace('_', '-') for d in distributions()}
+    # None where pip was cut off.
+    names = {(d.name or '').lower().replace('_', '-') for d in distributions()}
     return sorted(names & {'mmcv', 'mmcv-lite', 'onedl-mmcv', 'onedl-mmcv-lite'})
 
 

@@ -610,9 +610,28 @@ def test_largest_samples_of_roi_align_are_not_provided():
         extension.roi_align_forward(*tensors, **how, pool_mode=0, aligned=True)
 
 
-def test_all_names_are_there():
-    assert all(callable(getattr(extension, name)) for name in extension.__all__)
-    assert not hasattr(extension, '__path__')
+def test_autocast_leaves_operators_alone():
+    x, offset, weight = (
+        torch.rand(1, 4, 6, 7),
+        torch.rand(1, 18, 4, 5),
+        torch.rand(4, 4, 3, 3),
+    )
+    plain = deform_conv2d(x, offset, weight)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(deform_conv2d(x, offset, weight), plain)
+
+
+def test_no_boxes_and_no_images_have_gradients():
+    x, rois = torch.rand(1, 2, 5, 6), torch.zeros(0, 5)
+    how = dict(pooled_height=2, pooled_width=2, spatial_scale=1.0)
+    how |= dict(sampling_ratio=0, gamma=0.1)
+    grad_x, offset = torch.ones_like(x), torch.zeros(0, 2, 2, 2)
+    extension.deform_roi_pool_backward(
+        torch.zeros(0, 2, 2, 2), x, rois, offset, grad_x, torch.zeros(0), **how
+    )
+    assert not grad_x.any()
+    none = deform_conv2d(x[:0], torch.zeros(0, 18, 3, 4), torch.rand(3, 2, 3, 3))
+    assert none.shape == (0, 3, 3, 4)
 
 
 # torchvision's kernels, which CUDA takes.

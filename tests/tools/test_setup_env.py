@@ -18,6 +18,7 @@ SOURCES = (
     'attn_plugins/version.py',
     'attn_plugins/ops/link.py',
 )
+CHOICES = ('OPS', 'PYTHON', 'STACK', 'TORCH')
 # It writes down its arguments and what it reads, and fails at what FAIL names.
 PYTHON = """#!/bin/bash
 echo "$*" >>calls
@@ -43,7 +44,7 @@ def set_up(tmp_path):
 
     def run(part='all', **changes):
         (folder / 'calls').write_text('')
-        inherited = {k: v for k, v in os.environ.items() if k not in ('STACK', 'TORCH')}
+        inherited = {k: v for k, v in os.environ.items() if k not in CHOICES}
         return subprocess.run(
             [folder / 'tools/setup_env.sh', '.venv', part],
             env={**inherited, 'PYTHON': './python', **changes},
@@ -76,6 +77,7 @@ def test_the_demo_takes_what_it_needs_alone(set_up):
         pin for pin in set_up.installed() if pin.startswith(('mmdet', 'pytest'))
     ]
     assert 'done' in set_up('all').stdout  # which is more
+    assert set_up('demo').stdout == ''
 
 
 def test_a_failure_is_one_line_and_the_next_call_goes_on(set_up):
@@ -100,10 +102,11 @@ def test_the_fork_is_never_beside_openmmlab(set_up):
 
 
 def test_compiled_operators_take_the_place_of_mmcv_lite(set_up):
-    assert set_up(OPS='compiled').returncode == 0
-    assert 'pip uninstall -y mmcv-lite' in set_up.calls()
-    assert 'mmcv==2.1.0' in set_up.calls()
-    assert 'ops link' not in set_up.calls()
+    for part in ('demo', 'all'):  # the second one may not bring mmcv-lite back
+        assert set_up(part, OPS='compiled').returncode == 0
+        assert 'mmcv==2.1.0' in set_up.calls()
+        assert 'ops link' not in set_up.calls()
+        assert 'mmcv-lite==2.1.0' not in set_up.installed()
 
 
 @pytest.mark.parametrize(
@@ -111,6 +114,7 @@ def test_compiled_operators_take_the_place_of_mmcv_lite(set_up):
     [
         (dict(STACK='openmmlab'), "STACK must be onedl or left out, not 'openmmlab'"),
         (dict(OPS='cuda'), "OPS must be compiled or left out, not 'cuda'"),
+        (dict(OPS='compiled', STACK='onedl'), 'not STACK=onedl'),
         (dict(FAIL='version_info'), 'needs Python 3.10 to 3.13 with venv (./python is'),
     ],
 )

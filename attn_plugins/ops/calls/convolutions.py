@@ -64,6 +64,7 @@ def deform_conv_backward_parameters(
     **arguments,
 ) -> None:
     how = _deform_conv(arguments)
+    # Linear in the weight: any of its shape yields the same.
     (grad,) = vector_jacobian(
         lambda weight: deform_conv2d(input, offset, weight, **how),
         (grad_weight,),
