@@ -39,7 +39,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def check_normalization(normalization: str, eps: float) -> None:
     """Raises ``ValueError`` unless :func:`normalize_logits` takes these."""
     check_choice('normalization', normalization, ('double', 'softmax'))
-    is_number = isinstance(eps, int | float) and 0 <= eps < math.inf
+    is_number = isinstance(eps, (int, float)) and 0 <= eps < math.inf
     if not is_number or (eps and normalization != 'double'):
         raise ValueError(
             "eps must be >= 0, and 0 unless normalization='double', "
