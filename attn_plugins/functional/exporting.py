@@ -10,4 +10,6 @@ import torch
 
 def is_exporting() -> bool:
     """Tells whether ``torch.export`` or ``torch.jit.trace`` records what runs now."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    # What `torch.compiler.is_exporting()` returns: in code that is compiled, older
+    # releases take that call for true.
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()

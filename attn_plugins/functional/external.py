@@ -384,10 +384,7 @@ def add_attended(
         inplace: Whether that product may overwrite ``x``. It does without autograd, in
             eager mode, if the map is dense. Forward-mode AD and ``vmap`` refuse it.
     """
-    device = x.device.type
-    in_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
-        device
-    )
+    in_autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
     if x.dtype != attn.dtype or in_autocast:
         return x + _in_batch(value.T, attn) @ attn
     # A copy: the product is a tenth faster with rows of slots side by side.
