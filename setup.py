@@ -67,5 +67,6 @@ setup(
     # the catalogue of configs alone.
     install_requires=['torch>=2.7', 'pyyaml'],
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['attn-plugins = attn_plugins.__main__:main']},
     zip_safe=False,
 )

@@ -35,18 +35,18 @@ HOST_REQUIREMENTS = {
 # `X.models` before it looks up a model, and looks in mmengine's after its own. Hooks,
 # loops and transforms are there with mmengine.runner, as mmengine's own are.
 _FOLLOWERS = {
-    'mmengine.config': ('attn_plugins.mm.base_configs',),
-    'mmengine.registry': ('attn_plugins.mm.layers',),
+    'mmengine.config': ('attn_plugins.mm.engine.base_configs',),
+    'mmengine.registry': ('attn_plugins.mm.models.layers',),
     'mmengine.runner': (
-        'attn_plugins.checkpoints.loading',
-        'attn_plugins.mm.checking',
-        'attn_plugins.mm.hooks',
-        'attn_plugins.mm.loops',
-        'attn_plugins.mm.saving',
+        'attn_plugins.mm.engine.loading',
+        'attn_plugins.mm.datasets.checking',
+        'attn_plugins.mm.engine.hooks',
+        'attn_plugins.mm.engine.loops',
+        'attn_plugins.mm.engine.saving',
     ),
-    'mmdet.models': ('attn_plugins.mm.detection',),
-    'mmseg.models': ('attn_plugins.mm.segmentation',),
-    'mmpretrain.models': ('attn_plugins.mm.classification',),
+    'mmdet.models': ('attn_plugins.mm.models.detection',),
+    'mmseg.models': ('attn_plugins.mm.models.segmentation',),
+    'mmpretrain.models': ('attn_plugins.mm.models.classification',),
 }
 
 _errors: dict[str, str] = {}

@@ -1,7 +1,7 @@
 # EANet, ResNet-101-d8, ADE20K, its weights, gradients and optimizer sharded over the
 # GPUs (FSDP) in place of a copy on each; same recipe. Checkpoints hold whole tensors.
 _base_ = './eanet_r101_ade20k.py'
-custom_imports = dict(imports=['attn_plugins.mm.sharding'])
+custom_imports = dict(imports=['attn_plugins.mm.engine.sharding'])
 runner_type = 'FlexibleRunner'
 policy = 'torch.distributed.fsdp.wrap.size_based_auto_wrap_policy'
 strategy = dict(

@@ -7,7 +7,7 @@
 # LESA's local term is deformable, like the convolutions of stage 2 and the first of
 # stage 3 (as released).
 # To start as the paper does, convert the released LESA-WRN-50 classifier with
-# tools/convert_checkpoint.py: --cfg-options model.backbone.init_cfg.checkpoint=FILE
+# attn_plugins convert: --cfg-options model.backbone.init_cfg.checkpoint=FILE
 # model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
 # the attention layers random; they need model.backbone.norm_eval=False and
 # model.backbone.frozen_stages=-1.

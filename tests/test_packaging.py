@@ -178,9 +178,9 @@ def test_installed_wheel_computes_with_torch_alone(wheel, installed):
 
 
 def test_installed_wheel_has_the_catalogue(installed, tmp_path):
-    listed = installed('-m', 'attn_plugins.configs', 'list', '--host', 'mmseg')
+    listed = installed('-m', 'attn_plugins', 'configs', 'list', '--host', 'mmseg')
     assert 'eanet_r101_ade20k ' in listed
-    command = ('-m', 'attn_plugins.configs', 'copy', 'eanet_r50_ade20k', tmp_path)
+    command = ('-m', 'attn_plugins', 'configs', 'copy', 'eanet_r50_ade20k', tmp_path)
     installed(*command)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {'eanet_r50_ade20k.py', 'eanet_r101_ade20k.py'}
@@ -208,8 +208,8 @@ def test_an_empty_environment(kind, wheel, sources, tmp_path):
     run('-m', 'pip', 'install', '-q', wheel, *pinned)
     path, _ = run('-c', SMOKE).split()
     assert Path(path).is_relative_to(tmp_path / 'venv')
-    assert 'eanet_r101_ade20k ' in run('-m', 'attn_plugins.configs', 'list')
-    assert 'cannot run yet' in run('-m', 'attn_plugins.doctor', status=1)
+    assert 'eanet_r101_ade20k ' in run('-m', 'attn_plugins', 'configs', 'list')
+    assert 'cannot run yet' in run('-m', 'attn_plugins', 'doctor', status=1)
     run('-m', 'pip', 'install', '-q', 'openmim')
     mim = tmp_path / 'venv/bin/mim'
     assert 'attn-plugins' in run('list', program=mim)
@@ -218,6 +218,6 @@ def test_an_empty_environment(kind, wheel, sources, tmp_path):
 
 
 def test_installed_doctor_says_what_is_missing(installed):
-    told = installed('-m', 'attn_plugins.doctor', status=1)
+    told = installed('-m', 'attn_plugins', 'doctor', status=1)
     assert 'Training EANet with mmseg cannot run yet.' in told
     assert 'mmengine==' in told

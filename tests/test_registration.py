@@ -61,7 +61,7 @@ def test_no_host_is_imported_but_by_its_user():
             found = [r.get(name) for r in (MODELS, HOOKS, LOOPS, TRANSFORMS)]
             assert [c.__name__ for c in found if c] == [name]
         loader = CheckpointLoader._get_checkpoint_loader('weights.pth')
-        assert loader.__module__ == 'attn_plugins.checkpoints.loading'
+        assert loader.__module__ == 'attn_plugins.mm.engine.loading'
         """
     )
 
@@ -116,7 +116,9 @@ def test_with_one_host(host, order):
     )
 
 
-@pytest.mark.parametrize('module', ['checkpoints.loading', 'mm.saving', 'mm.eamlp'])
+@pytest.mark.parametrize(
+    'module', ['mm.engine.loading', 'mm.engine.saving', 'mm.models.eamlp']
+)
 def test_a_module_of_ours_that_brings_its_host(module):
     pytest.importorskip('mmpretrain')
     run(
@@ -125,9 +127,9 @@ def test_a_module_of_ours_that_brings_its_host(module):
         from attn_plugins.registration import host_errors, registered_components
         assert host_errors() == {{}}
         assert 'ResumableCheckpointHook' in registered_components()['mmengine']
-        if {module!r} == 'mm.eamlp':
+        if {module!r} == 'mm.models.eamlp':
             from mmpretrain.registry import MODELS
-            assert MODELS.get('EAMLP') is attn_plugins.mm.eamlp.EAMLP
+            assert MODELS.get('EAMLP') is attn_plugins.mm.models.eamlp.EAMLP
         """,
         hidden=('mmdet', 'mmseg'),
     )
@@ -171,7 +173,7 @@ def test_what_fails_is_reported_and_the_rest_works():
 
         # Ours is not.
         del sys.modules['mmseg.version']
-        sys.modules['attn_plugins.mm.segmentation'] = None
+        sys.modules['attn_plugins.mm.models.segmentation'] = None
         import mmseg.models
         from mmseg.registry import MODELS
         assert MODELS.get('FCNHead') and MODELS.get('EANeck')

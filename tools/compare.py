@@ -34,7 +34,7 @@ from benchmarks.tables import markdown
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from attn_plugins.mm.launch import check_data, one_line_errors, read_config
+from attn_plugins.mm.apis.launch import check_data, one_line_errors, read_config
 
 HERE = Path(__file__).parent
 COLUMNS = (

@@ -11,7 +11,7 @@ from operator import attrgetter
 import griffe
 from latex2mathml.converter import convert
 
-from attn_plugins.configs import Entry, read_catalogue
+from attn_plugins.cli.configs import Entry, read_catalogue
 
 MATH = re.compile(r'^```math\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
 ZOO = '<!-- the tables of `python -m attn_plugins configs list` -->'

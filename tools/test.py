@@ -12,7 +12,7 @@ import argparse
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from attn_plugins.mm.launch import (
+from attn_plugins.mm.apis.launch import (
     LaunchError,
     add_common_arguments,
     check_checkpoint,
@@ -20,14 +20,14 @@ from attn_plugins.mm.launch import (
     load_config,
     one_line_errors,
 )
-from attn_plugins.mm.processes import prepare_processes
-from attn_plugins.mm.run_checks import check_run
-from attn_plugins.mm.testing import (
+from attn_plugins.mm.apis.testing import (
     augment_test_time,
     dump_predictions,
     format_results,
     paint_predictions,
 )
+from attn_plugins.mm.datasets.run_checks import check_run
+from attn_plugins.mm.engine.processes import prepare_processes
 
 
 def parse_args() -> argparse.Namespace:

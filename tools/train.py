@@ -10,7 +10,7 @@ import argparse
 from mmengine.device import is_cuda_available
 from mmengine.registry import RUNNERS
 
-from attn_plugins.mm.launch import (
+from attn_plugins.mm.apis.launch import (
     LaunchError,
     add_common_arguments,
     check_checkpoint,
@@ -18,8 +18,8 @@ from attn_plugins.mm.launch import (
     load_config,
     one_line_errors,
 )
-from attn_plugins.mm.processes import prepare_processes
-from attn_plugins.mm.run_checks import check_run
+from attn_plugins.mm.datasets.run_checks import check_run
+from attn_plugins.mm.engine.processes import prepare_processes
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,1 +1,4 @@
-"""The commands of ``python -m attn_plugins``: arguments in, one call, lines out."""
+"""``python -m attn_plugins COMMAND``: one module a command, with a ``main()``.
+
+Imports every room; nothing imports this one.
+"""

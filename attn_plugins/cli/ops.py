@@ -8,7 +8,7 @@ from ..ops import link
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog='python -m attn_plugins ops',
+        prog='attn-plugins ops',
         description=(
             "mmcv-lite has all of mmcv but its compiled operators. 'link' writes one "
             'file, mmcv/_ext.py, through which mmcv finds those of attn_plugins; '

@@ -1,7 +1,8 @@
-"""The bridge to OpenMMLab: the only package here that imports mmengine and its hosts.
+"""The bridge to OpenMMLab: the only room that imports mmengine, mmcv and the hosts.
 
-``attn_plugins.registration`` says which of these modules is imported after which module
-of a host. Each of them registers what it names in ``REGISTERED``. If one is imported
-first it brings its host, and the host the others, while it is not complete: so they
-take no names from each other that stand below such an import.
+Rooms: models, engine, datasets, apis. ``attn_plugins.registration`` says which modules
+are imported after which module of a host. Each registers what it names in
+``REGISTERED``. If one is imported first it brings its host, and the host the others,
+while it is not complete: so they take no names from each other that stand below such
+an import.
 """

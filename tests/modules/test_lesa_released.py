@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from released import released_input, released_outputs, released_state_dict
+from released_files import released_input, released_outputs, released_state_dict
 
-from attn_plugins.checkpoints.layouts import apply_table
-from attn_plugins.checkpoints.lesa import lesa_layer
 from attn_plugins.modules.lesa import LESA2d
+from attn_plugins.released.layouts import apply_table
+from attn_plugins.released.lesa import lesa_layer
 
 NAME = 'lesa_layer_detection_train'
 

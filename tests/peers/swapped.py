@@ -16,9 +16,9 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import attn_plugins  # noqa: F401 (registers)
-from attn_plugins.mm.derived import derived
-from attn_plugins.mm.resnet import Recomputed
-from attn_plugins.mm.segmentation import EAHead
+from attn_plugins.mm.models.derived import derived
+from attn_plugins.mm.models.resnet import Recomputed
+from attn_plugins.mm.models.segmentation import EAHead
 
 
 class HostsError(KeyError, AssertionError):

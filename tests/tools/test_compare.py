@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tools'))
 import compare
 from mmengine.registry import init_default_scope
 
-from attn_plugins.mm.launch import LaunchError
+from attn_plugins.mm.apis.launch import LaunchError
 
 SHORT = """
 _base_ = '{repo}/tools/comparison/camvid.py'

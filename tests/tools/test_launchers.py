@@ -14,7 +14,7 @@ import torch
 pytest.importorskip('mmseg')
 from torch.testing import assert_close
 
-import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
+import attn_plugins.mm.engine.loading  # noqa: F401 (lets torch.load read them)
 
 REPO = Path(__file__).resolve().parents[2]
 TOOLS = REPO / 'tools'
@@ -32,7 +32,7 @@ SMALL = [
 ]
 FSDP = """
 _base_ = '{base}'
-custom_imports = dict(imports=['attn_plugins.mm.sharding'])
+custom_imports = dict(imports=['attn_plugins.mm.engine.sharding'])
 runner_type = 'FlexibleRunner'
 policy = 'torch.distributed.fsdp.wrap.size_based_auto_wrap_policy'
 strategy = dict(

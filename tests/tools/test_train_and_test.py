@@ -17,7 +17,7 @@ import mmseg
 from mmengine.utils import is_installed
 from PIL import Image
 
-import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
+import attn_plugins.mm.engine.loading  # noqa: F401 (lets torch.load read them)
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / 'configs/eanet_r18_demo.py'
@@ -32,7 +32,7 @@ ENVIRONMENT = {
 }
 
 
-# What the fork's tools need to read `mmseg::...`: attn_plugins.mm.base_configs.
+# What the fork's tools need to read `mmseg::...`: attn_plugins.mm.engine.base_configs.
 IMPORTED = """
 import attn_plugins, runpy, sys
 del sys.argv[0]

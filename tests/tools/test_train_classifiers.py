@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 import attn_plugins  # noqa: F401 (registers the detectors' backbones)
 from attn_plugins.functional import resize_table
-from attn_plugins.mm import resnet
+from attn_plugins.mm.models import resnet
 
 REPO = Path(__file__).resolve().parents[2]
 COLOURS = dict(

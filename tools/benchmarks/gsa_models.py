@@ -16,7 +16,7 @@ from mmdet.models.backbones.resnet import ResNet
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from attn_plugins.mm.detection import GSAResNet
+from attn_plugins.mm.models.detection import GSAResNet
 from benchmarks.measure import (
     Candidate,
     Step,

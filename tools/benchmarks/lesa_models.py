@@ -12,7 +12,7 @@ import torch
 from mmdet.models.backbones.resnet import ResNet
 from torch import Tensor, nn
 
-from attn_plugins.mm.detection import LESAResNet
+from attn_plugins.mm.models.detection import LESAResNet
 from attn_plugins.modules import LESA2d
 from benchmarks.lesa import NUM_HEADS, ReleasedContext
 from benchmarks.measure import Candidate, measure, network_step, peak_memory

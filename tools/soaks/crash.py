@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
-from attn_plugins.checkpoints.writing import TEMPORARY, remove_leftovers
+import attn_plugins.mm.engine.loading  # noqa: F401 (lets torch.load read them)
+from attn_plugins.mm.engine.writing import TEMPORARY, remove_leftovers
 from soaks.training import MODELS, Job, Results, Training
 
 # One round of deaths, as intended.

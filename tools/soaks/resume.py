@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-import attn_plugins.checkpoints.loading  # noqa: F401 (lets torch.load read them)
+import attn_plugins.mm.engine.loading  # noqa: F401 (lets torch.load read them)
 from soaks.training import Job, Results
 
 

@@ -1,1 +1,0 @@
-"""Checkpoints: safe loading, and released layouts turned into ours."""
