@@ -1,5 +1,5 @@
-# EAMLP-BN-19, ImageNet: EA paper, Table II ("failed": it did not converge):
-# batch norm in place of layer norm before the MLPs of the blocks, for each GPU alone
-# (whether synchronised is not printed). Recipe: see eamlp19_in1k.py.
+# EAMLP-BN-19, ImageNet: EA paper, Table II ("failed": it did not converge). Batch norm,
+# not synchronised, before the MLPs of the blocks. Recipe of eamlp19_in1k.py.
+# docs/eamlp.md#configs
 _base_ = './eamlp19_in1k.py'
 model = dict(backbone=dict(mlp_norm_cfg=dict(type='BN1d')))

@@ -1,6 +1,7 @@
 # EAMLP-14, ImageNet: EA paper, Table II (78.9 top-1, 29.9 M parameters printed). Stock
-# T2T-ViT recipe: 8 GPUs x 64 images of 224 x 224, 300 + 10 epochs, AdamW 5e-4 cosine,
-# weight decay 0.05, mixup, cutmix, EMA.
+# mmpretrain T2T-ViT recipe: 8 GPUs x 64 images of 224 x 224, 300 + 10 epochs, AdamW
+# 5e-4 cosine, weight decay 0.05.
+# docs/eamlp.md#configs
 _base_ = 'mmpretrain::t2t_vit/t2t-vit-t-14_8xb64_in1k.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(backbone=dict(type='EAMLP', depth=14))

@@ -1,7 +1,7 @@
 # EAMLP-7, ImageNet: EA paper, Table II (68.9 top-1, 6.1 M parameters printed). Stock
-# T2T-ViT recipe: 8 GPUs x 64 images of 224 x 224, 300 + 10 epochs, AdamW cosine, mixup,
-# cutmix, EMA. Learning rate and weight decay are those of the released run at 384 px,
-# whose number of GPUs is not known; T2T-ViT has 1e-3 for 512 images as well.
+# mmpretrain T2T-ViT recipe: 8 GPUs x 64 images of 224 x 224, 300 + 10 epochs, AdamW
+# cosine; learning rate and weight decay of the released run at 384 pixels.
+# docs/eamlp.md#configs
 _base_ = 'mmpretrain::t2t_vit/t2t-vit-t-14_8xb64_in1k.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

@@ -1,6 +1,7 @@
 # EAMLP-7 at 384 x 384, ImageNet: EA paper, Table II (71.7 top-1, 6.2 M parameters
-# printed; 71.66 in the last epoch of the released run). 8 GPUs x 64 images, otherwise
-# as eamlp7_in1k.py. The position table is that of 24 x 24 tokens.
+# printed; 71.66 in the last epoch of the released run). Recipe of eamlp7_in1k.py: 8
+# GPUs x 64 images.
+# docs/eamlp.md#configs
 _base_ = './eamlp7_in1k.py'
 model = dict(backbone=dict(img_size=384))
 train_pipeline = [

@@ -1,5 +1,6 @@
-# EANet, ResNet-101-d8, ADE20K, its weights, gradients and optimizer sharded over the
-# GPUs (FSDP) in place of a copy on each; same recipe. Checkpoints hold whole tensors.
+# eanet_r101_ade20k.py with weights, gradients and optimizer sharded over the GPUs
+# (FSDP). Same recipe; checkpoints hold whole tensors.
+# docs/reliability.md#many-processes-without-a-gpu
 _base_ = './eanet_r101_ade20k.py'
 custom_imports = dict(imports=['attn_plugins.mm.engine.sharding'])
 runner_type = 'FlexibleRunner'

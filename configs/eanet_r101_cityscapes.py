@@ -1,6 +1,7 @@
-# EANet, ResNet-101-d8, Cityscapes: EA paper, Table VII (81.7 mIoU printed).
-# Stock mmseg recipe: 4 GPUs x 2 images of 512 x 1024, 80k iterations, SGD 0.01 poly.
-# The paper says "as mmsegmentation, 80k" and not which of mmseg's two crops.
+# EANet, ResNet-101-d8, Cityscapes: EA paper, Table VII (81.7 mIoU printed). Stock mmseg
+# FCN recipe: 4 GPUs x 2 images of 512 x 1024 (the paper does not print the crop), 80k
+# iterations, SGD 0.01 poly.
+# docs/external_attention.md
 _base_ = 'mmseg::fcn/fcn_r101-d8_4xb2-80k_cityscapes-512x1024.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

@@ -1,11 +1,7 @@
-# EANet, ResNet-101-d8, Pascal VOC 2012: EA paper, section 4.5 and Table V. 4 GPUs x 4
-# images of 513 x 513, 45k iterations on the augmented train set, SGD 0.009 poly; then
-# eanet_r101_voc_trainval.py. Weight decay as in the released trainer (not printed).
-# The network is the released one. Its stem is 64-64-128 wide, so initialise from an
-# ImageNet ResNet-101 with such a stem, in mmseg's key names:
-#   --cfg-options model.pretrained=FILE
-# The stock resnet101_v1c has a 32-32-64 stem: all but the stem and what reads it (the
-# first 1x1 convolutions of layer1.0) are taken from it, those stay random.
+# EANet, ResNet-101-d8, Pascal VOC 2012: EA paper, section 4.5 and Table V. The first of
+# two phases, over stock mmseg FCN: 4 GPUs x 4 images of 513 x 513, 45k iterations on
+# the augmented train set, SGD 0.009 poly. The stem is 64-64-128 wide, as released.
+# docs/external_attention.md#eahead
 _base_ = 'mmseg::fcn/fcn_r101-d8_4xb4-40k_voc12aug-512x512.py'
 custom_imports = dict(imports=['attn_plugins'])
 crop_size = (513, 513)

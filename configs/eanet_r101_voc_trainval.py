@@ -1,7 +1,7 @@
-# EANet, ResNet-101-d8, Pascal VOC 2012, second phase (EA paper, section 4.5): 15k
-# iterations of fine-tuning on trainval, 4 GPUs x 4 images, then test with --tta (Table
-# V, 84.0 mIoU printed). The learning rate is not printed: a tenth of the first phase's.
-# The validation part is trained on here, so that its mIoU is no measure.
+# EANet, ResNet-101-d8, Pascal VOC 2012, second phase: EA paper, section 4.5 (Table V,
+# 84.0 mIoU printed, with --tta). 4 GPUs x 4 images, 15k iterations on trainval, a tenth
+# of the first phase's learning rate (not printed). Validation images are trained on.
+# docs/external_attention.md#eahead
 _base_ = './eanet_r101_voc.py'
 load_from = 'work_dirs/eanet_r101_voc/iter_45000.pth'
 train_dataloader = dict(

@@ -1,6 +1,7 @@
 # EANet, ResNet-18-d16, CamVid (11 classes, 480 x 360), from random weights on a CPU:
-# 800 iterations of 8 images of 240 x 320, AdamW 0.001 poly. The worked example of
-# "train on your own data": classes, folders and void index are all that is CamVid's.
+# 800 iterations of 8 images of 240 x 320, AdamW 0.001 poly. The example of a data set
+# of your own.
+# docs/own_data.md
 _base_ = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 custom_imports = dict(imports=['attn_plugins'])
 classes = (

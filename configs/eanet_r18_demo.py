@@ -1,5 +1,6 @@
 # EANet, half-width ResNet-18-d8 from random weights, on what tools/make_demo_data.py
 # draws: 120 iterations of 8 images of 120 x 160 on a CPU, AdamW 0.002 poly.
+# docs/gallery.md
 _base_ = './eanet_r101_ade20k.py'
 classes = (
     'wall', 'building', 'sky', 'floor', 'tree', 'road', 'grass', 'person', 'mountain',

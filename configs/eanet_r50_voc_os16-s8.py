@@ -1,4 +1,5 @@
 # EANet with 8 slots: EA paper, Table I (77.1 mIoU printed), the recipe of
 # eanet_r50_voc_os16.py.
+# docs/external_attention.md#table-i
 _base_ = './eanet_r50_voc_os16.py'
 model = dict(decode_head=dict(attn=dict(type='ExternalAttention2d', num_slots=8)))

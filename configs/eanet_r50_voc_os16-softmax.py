@@ -1,5 +1,6 @@
-# EANet, softmax over slots in place of double normalisation: EA paper, Table I (75.3
-# mIoU printed), the recipe of eanet_r50_voc_os16.py.
+# EANet, softmax over slots: EA paper, Table I (75.3 mIoU printed), the recipe of
+# eanet_r50_voc_os16.py.
+# docs/external_attention.md#table-i
 _base_ = './eanet_r50_voc_os16.py'
 model = dict(
     decode_head=dict(

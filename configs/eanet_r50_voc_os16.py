@@ -1,6 +1,6 @@
-# EANet, ResNet-50-d16, Pascal VOC 2012 aug: EA paper, Table I (77.4 mIoU printed), and
-# the base of its other rows. 4 GPUs x 3 images of 513 x 513, 30k iterations, SGD 0.009
-# poly. What to initialise from: see eanet_r101_voc.py.
+# EANet, ResNet-50-d16, Pascal VOC 2012 aug: EA paper, Table I (77.4 mIoU printed); base
+# of its other rows. 4 GPUs x 3 images of 513 x 513, 30k iterations, SGD 0.009 poly.
+# docs/external_attention.md#table-i
 _base_ = './eanet_r50_voc.py'
 model = dict(
     # The released multi-grid 1-2-4 multiplies the stage's dilations 1, 2, 2.

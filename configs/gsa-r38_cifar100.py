@@ -1,5 +1,6 @@
 # GSA-ResNet-38, CIFAR-100, from ImageNet weights: GSA paper, Figure 3. Recipe of
 # gsa-r50_cifar100.py.
+# docs/gsa.md
 _base_ = './gsa-r50_cifar100.py'
 model = dict(
     backbone=dict(

@@ -1,4 +1,5 @@
-# GSA-ResNet-50 with attention in the last stage, ImageNet: GSA paper,
-# Table 5. Recipe of gsa-r50_in1k.py.
+# GSA-ResNet-50 with attention in the last stage, ImageNet: GSA paper, Table 5. Recipe
+# of gsa-r50_in1k.py.
+# docs/gsa.md
 _base_ = './gsa-r50_in1k.py'
 model = dict(backbone=dict(stage_with_attn=(False, False, False, True)))

@@ -1,4 +1,5 @@
-# GSA-ResNet-50 with attention along columns alone, ImageNet: GSA paper,
-# Table 4. Recipe of gsa-r50_in1k.py.
+# GSA-ResNet-50 with attention along columns alone, ImageNet: GSA paper, Table 4. Recipe
+# of gsa-r50_in1k.py.
+# docs/gsa.md
 _base_ = './gsa-r50_in1k.py'
 model = dict(backbone=dict(attn=dict(content=False, rows=False)))

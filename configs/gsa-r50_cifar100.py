@@ -1,8 +1,7 @@
-# GSA-ResNet-50, CIFAR-100, fine-tuned from ImageNet weights: GSA paper, appendix A,
-# Figure 3. 1 GPU x 128 images resized to 224 x 224, 10k iterations, SGD 5e-3, a tenth
-# of it after every 3k, weight decay 1e-4. Label smoothing as on ImageNet and horizontal
-# flips are our choice. First train gsa-r50_in1k.py, or name its checkpoint with
-# --cfg-options model.backbone.init_cfg.checkpoint=FILE.
+# GSA-ResNet-50, CIFAR-100, from the ImageNet weights of gsa-r50_in1k.py: GSA paper,
+# appendix A, Figure 3. 1 GPU x 128 images resized to 224 x 224, 10k iterations, SGD
+# 5e-3, a tenth of it after every 3k.
+# docs/gsa.md
 _base_ = './gsa-r50_in1k.py'
 data_preprocessor = dict(num_classes=100, to_rgb=False)  # CIFAR100 loads RGB
 resize = dict(type='Resize', scale=224)

@@ -1,7 +1,7 @@
-# GSA-ResNet-50, ImageNet: GSA paper, Figure 2, Tables 3 to 5 (their figures are not in
-# the text that is at hand). 8 GPUs x 256 images of 224 x 224, 90 epochs, cosine from
-# 0.1, SGD, weight decay 1e-4, label smoothing 0.1, over mmpretrain's ResNet-50. The
-# paper names no warm-up. Base of the GSA rows.
+# GSA-ResNet-50, ImageNet: GSA paper, Figure 2, Tables 3 to 5 (figures not at hand).
+# Over stock mmpretrain ResNet-50: 8 GPUs x 256 images of 224 x 224, 90 epochs, SGD 0.1
+# cosine, label smoothing 0.1. Base of the GSA rows.
+# docs/gsa.md
 _base_ = 'mmpretrain::resnet/resnet50_8xb32-lbs_in1k.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(backbone=dict(type='GSAResNet', rel_pos_input_size=224))

@@ -1,16 +1,7 @@
 # HTC at 1280, LESA-WRN-50-DCN-FPN, COCO (norm_eval=True, frozen_stages=1, as released).
 # LESA paper, Table 3, WR50 HTC LESA^h 20 (50.1 box, 43.9 mask AP printed). Recipe of
-# htc_wrn50-dcn_coco_20e.py, tested at 1280 x 1280: 4 GPUs x 1 image, 20 epochs, SGD
-# 0.005.
-# Difference: the released file for 1280 trains at that one size. This one trains at
-# the scales of its base, 512 to 2048, as the paper says.
-# LESA's local term is deformable, like the convolutions of stage 2 and the first of
-# stage 3 (as released).
-# To start as the paper does, convert the released LESA-WRN-50 classifier with
-# attn_plugins convert: --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
-# the attention layers random; they need model.backbone.norm_eval=False and
-# model.backbone.frozen_stages=-1.
+# htc_wrn50-dcn_coco_20e.py, tested at 1280 x 1280: 4 GPUs x 1 image, 20 epochs.
+# docs/lesa.md#from-a-classifier-to-a-detector
 _base_ = './htc_wrn50-dcn_coco_20e.py'
 test_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,8 +1,7 @@
-# HTC, LESA-WRN-50-2-DCN-FPN, COCO, keep-ratio (norm_eval=True, frozen_stages=1).
-# htc_lesa-wrn50-dcn_coco_20e.py with each image's own aspect ratio, which the released
-# code, tied to one square, could not run: the longer side is 512 to 2048 in training,
-# 1024 in testing. No row in the paper.
-# 4 GPUs x 1 image, 20 epochs (16, 19), SGD 0.005.
+# htc_lesa-wrn50-dcn_coco_20e.py with aspect ratios kept, which the released code cannot
+# run (norm_eval=True, frozen_stages=1); longer side 512 to 2048, in testing 1024. No
+# row in the paper. 4 GPUs x 1 image, 20 epochs, SGD 0.005.
+# docs/lesa.md#from-a-classifier-to-a-detector
 _base_ = './htc_wrn50-dcn_coco_20e.py'
 train_pipeline = [
     dict(type='LoadImageFromFile'),

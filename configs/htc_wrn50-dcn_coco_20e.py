@@ -1,9 +1,7 @@
-# HTC, WRN-50-2-DCN-FPN, COCO (norm_eval=True, frozen_stages=1: ImageNet weights).
-# LESA paper, Table 3, WR50 HTC Dconv. 20 (47.4 box, 41.9 mask AP printed). Stock mmdet
-# HTC with semantic branch, 20 epochs (16, 19). Training at two ranges of scales, each
-# half of the time: 512 to 1024 and 1024 to 2048, both sides alike; testing at
-# 1024 x 1024. 4 GPUs x 1 image, SGD 0.005: printed nowhere, our choice (that of the
-# released file for 1280). Base of the HTC rows.
+# HTC, WRN-50-2-DCN-FPN, COCO (norm_eval=True, frozen_stages=1: ImageNet weights). LESA
+# paper, Table 3, WR50 HTC Dconv. 20 (47.4 box, 41.9 mask AP printed). Stock mmdet HTC,
+# sides of 512 to 2048, tested at 1024: 4 GPUs x 1 image, 20 epochs, SGD 0.005.
+# docs/lesa.md#configs
 _base_ = 'mmdet::htc/htc_r50_fpn_20e_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
 train_pipeline = [

@@ -1,9 +1,7 @@
 # HTC at 1280, WRN-50-2-DCN-FPN, COCO (norm_eval=True, frozen_stages=1, as released).
 # LESA paper, Table 3, WR50 HTC Dconv.^h 20 (48.5 box, 42.8 mask AP printed). Recipe of
-# htc_wrn50-dcn_coco_20e.py, tested at 1280 x 1280: 4 GPUs x 1 image, 20 epochs, SGD
-# 0.005.
-# Difference: the released file for 1280 trains at that one size. This one trains at
-# the scales of its base, 512 to 2048, as the paper says.
+# htc_wrn50-dcn_coco_20e.py, tested at 1280 x 1280: 4 GPUs x 1 image, 20 epochs.
+# docs/lesa.md#configs
 _base_ = './htc_wrn50-dcn_coco_20e.py'
 test_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,7 +1,7 @@
 # LESA-ResNet-50, ImageNet: LESA paper, Tables 2, 6 (79.55 top-1, 94.79 top-5, 23.78 M
-# parameters printed). 4 GPUs x 32 images of 224 x 224, 5 epochs of warm-up and 90 of
-# cosine from 0.05, SGD with Nesterov momentum, over mmpretrain's ResNet-50. The last
-# stage has stride 1. Base of the LESA rows.
+# parameters printed). Over stock mmpretrain ResNet-50, last stage at stride 1: 4 GPUs x
+# 32 images of 224 x 224, 5 + 90 epochs, SGD 0.05 cosine.
+# docs/lesa.md#configs
 _base_ = 'mmpretrain::resnet/resnet50_8xb32-coslr_in1k.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

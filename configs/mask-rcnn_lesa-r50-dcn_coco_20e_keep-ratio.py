@@ -1,9 +1,7 @@
-# Mask R-CNN, LESA-ResNet-50-DCN-FPN, keep-ratio (norm_eval=True, frozen_stages=1).
-# mask-rcnn_lesa-r50-dcn_coco_20e.py at the stock scale (1333, 800), each image with its
-# own aspect ratio, which the released code, tied to one square, could not run. No row
-# in the paper. Position tables for 1344 pixels, 1333 padded to a multiple of 32: a
-# checkpoint laid out for 1024 is resized when loaded.
-# Stock mmdet recipe at batch 8: 4 GPUs x 2 images, 20 epochs (16, 19), SGD 0.01.
+# mask-rcnn_lesa-r50-dcn_coco_20e.py at the stock scale (1333, 800) with aspect ratios
+# kept, which the released code cannot run (norm_eval=True, frozen_stages=1). No row in
+# the paper. 4 GPUs x 2 images, 20 epochs (16, 19), SGD 0.01.
+# docs/lesa.md#from-a-classifier-to-a-detector
 _base_ = 'mmdet::dcn/mask-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(backbone=dict(type='LESAResNet', rel_pos_input_size=1344))

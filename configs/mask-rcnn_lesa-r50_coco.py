@@ -1,11 +1,7 @@
 # Mask R-CNN, LESA-ResNet-50-FPN, COCO (norm_eval=True, frozen_stages=1, as released).
 # LESA paper, Table 3, R50 LESA 12 (40.3 box, 36.5 mask AP printed). Recipe of
-# mask-rcnn_r50_coco.py: 1024 x 1024, 4 GPUs x 2 images, 12 epochs (8, 11), SGD 0.01.
-# To start as the paper does, convert the released LESA-ResNet-50 classifier with
-# attn_plugins convert: --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
-# the attention layers random; they need model.backbone.norm_eval=False and
-# model.backbone.frozen_stages=-1.
+# mask-rcnn_r50_coco.py: 1024 x 1024, 4 GPUs x 2 images, 12 epochs.
+# docs/lesa.md#from-a-classifier-to-a-detector
 _base_ = './mask-rcnn_r50_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

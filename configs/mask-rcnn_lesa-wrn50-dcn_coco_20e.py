@@ -1,13 +1,7 @@
 # Mask R-CNN, LESA-WRN-50-DCN-FPN, COCO (norm_eval=True, frozen_stages=1, as released).
 # LESA paper, Table 3, WR50 LESA 20 (46.3 box, 40.9 mask AP printed). Recipe of
-# mask-rcnn_r50-dcn_coco_20e.py: 1024 x 1024, 4 GPUs x 2 images, 20 epochs, SGD 0.01.
-# LESA's local term is deformable, like the convolutions of stage 2 and the first of
-# stage 3 (as released).
-# To start as the paper does, convert the released LESA-WRN-50 classifier with
-# attn_plugins convert: --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# model.backbone.init_cfg.prefix=backbone. The default, torchvision's weights, leaves
-# the attention layers random; they need model.backbone.norm_eval=False and
-# model.backbone.frozen_stages=-1.
+# mask-rcnn_r50-dcn_coco_20e.py: 1024 x 1024, 4 GPUs x 2 images, 20 epochs.
+# docs/lesa.md#from-a-classifier-to-a-detector
 _base_ = './mask-rcnn_r50-dcn_coco_20e.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

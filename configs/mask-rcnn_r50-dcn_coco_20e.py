@@ -1,8 +1,7 @@
 # Mask R-CNN, ResNet-50-DCN-FPN, COCO (norm_eval=True, frozen_stages=1, as released).
-# LESA paper, Table 3, R50 Dconv. 20 (43.0 box, 38.6 mask AP printed): deformable
-# convolutions in ResNet stages 2 to 4. Stock mmdet recipe, but all images are resized
-# to 1024 x 1024 and the batch is 8: 4 GPUs x 2 images, 20 epochs (16, 19; the text's 24
-# contradicts the table), SGD 0.01. Base of the 20e rows.
+# LESA paper, Table 3, R50 Dconv. 20 (43.0 box, 38.6 mask AP printed). Stock mmdet at
+# 1024 x 1024: 4 GPUs x 2 images, 20 epochs (16, 19), SGD 0.01.
+# docs/lesa.md#configs
 _base_ = 'mmdet::dcn/mask-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py'
 train_pipeline = [
     dict(type='LoadImageFromFile'),

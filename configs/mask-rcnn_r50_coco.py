@@ -1,7 +1,7 @@
 # Mask R-CNN, ResNet-50-FPN, COCO (norm_eval=True, frozen_stages=1: ImageNet weights).
-# LESA paper, Table 3, R50 Conv. 12 (37.8 box, 34.5 mask AP printed). Stock mmdet 1x
-# recipe, but all images are resized to 1024 x 1024 and the batch is 8: 4 GPUs x 2
-# images, 12 epochs (8, 11), SGD 0.01. Base of the 1x rows with attention.
+# LESA paper, Table 3, R50 Conv. 12 (37.8 box, 34.5 mask AP printed). Stock mmdet 1x at
+# 1024 x 1024: 4 GPUs x 2 images, 12 epochs, SGD 0.01.
+# docs/lesa.md#configs
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 train_pipeline = [
     dict(type='LoadImageFromFile'),

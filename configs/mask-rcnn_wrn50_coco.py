@@ -1,6 +1,7 @@
-# Mask R-CNN, WRN-50-2-FPN, COCO (norm_eval=True, frozen_stages=1, as released).
-# LESA paper, Table 3, WR50 Conv. 12 (40.9 box, 36.9 mask AP printed). Recipe of
-# mask-rcnn_r50_coco.py: 1024 x 1024, 4 GPUs x 2 images, 12 epochs (8, 11), SGD 0.01.
+# Mask R-CNN, WRN-50-2-FPN, COCO (norm_eval=True, frozen_stages=1, as released). LESA
+# paper, Table 3, WR50 Conv. 12 (40.9 box, 36.9 mask AP printed). Recipe of
+# mask-rcnn_r50_coco.py: 1024 x 1024, 4 GPUs x 2 images, 12 epochs.
+# docs/lesa.md#configs
 _base_ = './mask-rcnn_r50_coco.py'
 custom_imports = dict(imports=['attn_plugins'])
 model = dict(

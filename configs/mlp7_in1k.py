@@ -1,6 +1,6 @@
-# MLP-7, ImageNet: EA paper, Table II ("failed": it did not converge). Recipe: see
-# eamlp7_in1k.py. The paper does not describe it. Here an MLP is what external attention
-# is without its norms: nothing goes from token to token, so that the class token never
-# sees the image.
+# MLP-7, ImageNet: EA paper, Table II ("failed": it did not converge). External
+# attention without its norms: nothing goes from token to token. Recipe of
+# eamlp7_in1k.py.
+# docs/eamlp.md#configs
 _base_ = './eamlp7_in1k.py'
 model = dict(backbone=dict(token_type='mlp', attn_type='mlp'))

@@ -1,4 +1,5 @@
 # T2T-ViT-14 (EA, self-attention), ImageNet: EA paper, Table II (81.7 top-1, 21.5 M
-# parameters printed). Recipe: see eamlp14_in1k.py.
+# parameters printed). Recipe of eamlp14_in1k.py.
+# docs/eamlp.md#configs
 _base_ = './eamlp14_in1k.py'
 model = dict(backbone=dict(attn_type='transformer'))
