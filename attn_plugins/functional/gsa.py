@@ -16,7 +16,7 @@ numbers per channel. Positional attention holds the L numbers of its line per pi
 head, a block of lines at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +168,64 @@ def position_keys(
             )
         table = _zero_beyond(table, size, max_shift)
     return position_windows(table, size)
+
+
+@torch.no_grad()
+def content_weights(q: Tensor, k: Tensor, queries: Sequence[tuple[int, int]]) -> Tensor:
+    """Weights of all pixels in :func:`content_attention`, for some queries.
+
+    The output of a query is ``sum_j (sum_d q_d softmax(k)_jd) v_j``: keys are
+    normalised over the pixels, queries are not, so that weights may be negative.
+
+    Args:
+        q: ``(B, h, D, H, W)``.
+        k: ``(B, h, D, H, W)``.
+        queries: Row and column of each.
+
+    Returns:
+        ``(B, Q, h, H, W)``.
+    """
+    weights = k.flatten(3).softmax(-1).view_as(k)  # over pixels
+    return torch.stack(
+        [torch.einsum('bhd,bhdij->bhij', q[..., y, x], weights) for y, x in queries], 1
+    )
+
+
+@torch.no_grad()
+def line_weights(
+    q: Tensor,
+    k: Tensor | None,
+    table: Tensor,
+    place: int,
+    size: int,
+    *,
+    max_shift: int | None = None,
+) -> Tensor:
+    """Weights along M parallel lines for the queries at one place of each.
+
+    Those of :func:`axial_attention`, or of :func:`axial_position_attention` if there
+    are no keys; these are signed.
+
+    Args:
+        q: The queries, ``(B, h, D, M)``.
+        k: ``(B, h, D, L, M)``, or None.
+        table: As in these functions.
+        place: Where on the lines the queries are.
+        size: Length L of the lines.
+        max_shift: As in these functions.
+
+    Returns:
+        ``(B, h, L, M)``.
+    """
+    keys = position_keys(table, size, max_shift=max_shift, keep_sum=k is None)[place]
+    weights = torch.einsum('bhdm,dl->bhlm', q, keys.to(q.dtype))
+    if k is None:
+        return weights
+    weights = weights + torch.einsum('bhdm,bhdlm->bhlm', q, k)
+    if max_shift is not None:
+        far = (torch.arange(size, device=q.device) - place).abs() > max_shift
+        weights = weights.masked_fill(far.unsqueeze(1), -torch.inf)
+    return weights.softmax(2)
 
 
 def _zero_beyond(table: Tensor, size: int, max_shift: int) -> Tensor:

@@ -11,12 +11,12 @@ from attn_plugins.functional import (
     content_moments,
     flat_similarities,
     flat_values,
-    lesa,
     own_weight,
     position_moments,
     reference,
     relative_attention,
 )
+from attn_plugins.functional.lesa import moments
 
 # One pixel, one row, one column, odd sides, more columns than rows.
 SIZES = [(1, 1), (1, 6), (5, 1), (3, 5), (4, 3)]
@@ -134,11 +134,11 @@ def test_moments_equal_those_of_the_similarities(shape):
         content_moments(q, k), position_moments(q, rel_h, rel_w), strict=True
     )
     dims = (0, 2, 3)
-    for moments, expected in (
+    for found, expected in (
         (means, terms.mean(dims)),
         (variances, terms.var(dims, unbiased=False)),
     ):
-        moment = torch.cat(moments)
+        moment = torch.cat(found)
         assert_close(moment, expected, rtol=1e-10, atol=1e-12)
         weight = torch.randn_like(expected)
         leaves = (q, k, rel_h, rel_w)
@@ -193,7 +193,7 @@ def test_moments_in_blocks_equal_moments_at_once(monkeypatch, shape):
 
     def in_blocks(*leaves):
         with monkeypatch.context() as patch:
-            patch.setattr(lesa, '_WINDOWS_BLOCK', 20)
+            patch.setattr(moments, '_MAX_WINDOW_ELEMENTS', 20)
             return step(*leaves)
 
     check_values_and_gradients(in_blocks, step, (q, rel_h, rel_w))
@@ -237,7 +237,7 @@ def test_memory_is_linear_in_the_pixels(monkeypatch):
                     self.numel = max(self.numel, size)
             return out
 
-    monkeypatch.setattr(lesa, '_WINDOWS_BLOCK', 4096)
+    monkeypatch.setattr(moments, '_MAX_WINDOW_ELEMENTS', 4096)
 
     def largest(height: int, width: int) -> int:
         leaves = inputs(height, width, batch=1, heads=2, qk=4, value=8)
