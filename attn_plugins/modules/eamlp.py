@@ -10,13 +10,15 @@ bring them to another width, so that the shortcut is inside: around the attentio
 the projected tokens on.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..functional.checks import check_normalization
 from ..functional.external import Normalization, normalize_logits
-from ..functional.performer import performer_attention
+from ..functional.performer import performer_attention, query_weights
 from .checks import check_positive, check_tokens
 from .layer import AttentionLayer
 
@@ -49,6 +51,8 @@ class TokenExternalAttention(AttentionLayer):
         >>> TokenExternalAttention(147, 64)(torch.rand(2, 49, 147)).shape
         torch.Size([2, 49, 64])
     """
+
+    attention_kind = 'slots'
 
     def __init__(
         self,
@@ -152,6 +156,18 @@ class TokenPerformer(AttentionLayer):
         check_tokens(self, x)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return v + self.out(performer_attention(q, k, v, self.features))
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, queries: Sequence[int]) -> Tensor:
+        """Weights of all tokens for some, ``(B, Q, N)``.
+
+        Args:
+            x: The layer's input, ``(B, N, C)``.
+            queries: Tokens in [0, N).
+        """
+        check_tokens(self, x)
+        q, k, _ = self.qkv(x).chunk(3, dim=-1)
+        return query_weights(q, k, self.features, queries)
 
 
 class TokenMLP(AttentionLayer):

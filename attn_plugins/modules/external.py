@@ -58,7 +58,7 @@ class ExternalAttention2d(AttentionLayer):
         normalization: 'double' (eq. 9 to 11) or 'softmax' (over slots).
         eps: Added to the L1 norm of double normalisation.
         tied: One memory as key and value (eq. 5 and 6) rather than two (eq. 7 and 8).
-        order: 'auto', 'folded' or 'plain': speed only, the numbers are the same.
+        order: 'folded', also 'auto', or 'plain': speed only, the numbers are the same.
         norm_layer: Makes the last norm from a channel count.
         inplace: Whether inference may overwrite the input with the output, which saves
             a map and its time: for inputs that nothing else reads. It does within

@@ -193,7 +193,9 @@ class GlobalSelfAttention(AttentionLayer):
         """
         check_map(self, x)
         q, _, k = (
-            t if t is None else t.unflatten(2, (len(x), -1)).permute(2, 3, 4, 0, 1)
+            t
+            if t is None
+            else t.unflatten(2, (len(x), self.num_heads)).permute(2, 3, 4, 0, 1)
             for t in fp16_to_fp32(*self._heads(x))
         )  # (B, h, D, H, W)
         height, width = x.shape[2:]
@@ -234,8 +236,9 @@ class GlobalSelfAttention(AttentionLayer):
         """
         B, C, H, W = x.shape
         pixels = x.permute(2, 3, 0, 1).reshape(H * W * B, C)
+        shape = (H, W, B * self.num_heads, C // self.num_heads)
         tokens = [
-            F.linear(pixels, weight).view(H, W, B * self.num_heads, -1)
+            F.linear(pixels, weight).view(shape)
             for weight in self.qvk.weight.flatten(1).split(C)
         ]
         return tuple(tokens) if self.content else (*tokens, None)

@@ -48,7 +48,7 @@ class AttentionLayer(nn.Module):
     Attributes:
         attention_kind: What these weights are: 'slots', of pixels or tokens to memory
             slots; 'pixels', of given pixels to all; 'axes', of given pixels by content,
-            along columns and along rows; None where a layer gives no maps.
+            along columns and along rows; None where there is nothing to draw.
     """
 
     attention_kind: ClassVar[Literal['slots', 'pixels', 'axes'] | None] = None

@@ -200,8 +200,8 @@ def _gradients(
         )
     )
     for part in blocks(batch * heads, height, width, size):
-        queries, keys, logits = similarity.of(part)
-        attn = logits.softmax(dim=-1)
+        queries, keys, attn = similarity.of(part)
+        attn = attn.softmax(dim=-1)  # the same name, so that the logits make room
         grad_out = grad[part.heads, :, part.row, part.columns]
         grad_v[part.heads].baddbmm_(grad_out, attn)
         s = grad_out.mT @ values[part.heads]
