@@ -328,19 +328,10 @@ def eanet_block(
 ) -> Tensor:
     """EANet's block in two products, ``relu(x + norm(W_o EA(W x)))`` (EA, Fig. 3).
 
-    Projections, norm and residual are folded into them. Shapes are those of
-    :func:`external_attention_block`, and not checked.
+    Projections, norm and residual are folded into them.
 
-    Args:
-        x: Features, ``(B, C, N)``.
-        query_weight: W, ``(D, C)``.
-        query_bias: b, ``(D,)``, or None.
-        key: Memory M_k, ``(S, D)``.
-        value: Memory M_v, ``(S, D)``.
-        out_weight: W_o, ``(C, D)``.
+    Args: as in :func:`external_attention_block`, of shapes that are not checked, and
         norm: The norm of C channels; its running statistics move.
-        normalization: As in :func:`normalize_logits`.
-        eps: As in :func:`normalize_logits`.
         inplace: Whether the output may overwrite ``x``. It does without autograd, in
             eager mode outside of autocast, if the map is dense. Forward-mode AD and
             ``vmap`` refuse it.
@@ -349,8 +340,7 @@ def eanet_block(
         ``(B, C, N)``.
 
     Raises:
-        ValueError: If there is one pixel to take statistics of, or as in
-            :func:`normalize_logits`.
+        ValueError: If there is one pixel to take statistics of.
     """
     key, value, logit_bias = fold_projections(
         query_weight, query_bias, key, value, out_weight, normalization=normalization

@@ -192,40 +192,64 @@ def content_weights(q: Tensor, k: Tensor, queries: Sequence[tuple[int, int]]) ->
 
 
 @torch.no_grad()
-def line_weights(
+def column_weights(
     q: Tensor,
     k: Tensor | None,
     table: Tensor,
-    place: int,
-    size: int,
+    queries: Sequence[tuple[int, int]],
     *,
     max_shift: int | None = None,
 ) -> Tensor:
-    """Weights along M parallel lines for the queries at one place of each.
+    """Weights along all columns for the queries in some rows.
 
     Those of :func:`axial_attention`, or of :func:`axial_position_attention` if there
     are no keys; these are signed.
 
     Args:
-        q: The queries, ``(B, h, D, M)``.
-        k: ``(B, h, D, L, M)``, or None.
+        q: ``(B, h, D, H, W)``.
+        k: ``(B, h, D, H, W)``, or None.
         table: As in these functions.
-        place: Where on the lines the queries are.
-        size: Length L of the lines.
+        queries: Row and column of each; its column does not matter.
         max_shift: As in these functions.
 
     Returns:
-        ``(B, h, L, M)``.
+        ``(B, Q, h, H, W)``: at (y, x) the weight of (y, x) for the query's row at x.
     """
-    keys = position_keys(table, size, max_shift=max_shift, keep_sum=k is None)[place]
-    weights = torch.einsum('bhdm,dl->bhlm', q, keys.to(q.dtype))
-    if k is None:
-        return weights
-    weights = weights + torch.einsum('bhdm,bhdlm->bhlm', q, k)
-    if max_shift is not None:
-        far = (torch.arange(size, device=q.device) - place).abs() > max_shift
-        weights = weights.masked_fill(far.unsqueeze(1), -torch.inf)
-    return weights.softmax(2)
+    height = q.shape[3]
+    keys = position_keys(table, height, max_shift=max_shift, keep_sum=k is None)
+    found = []
+    for row, _ in queries:
+        here = q[..., row, :]  # (B, h, D, W)
+        weights = torch.einsum('bhdx,dy->bhyx', here, keys[row].to(q.dtype))
+        if k is not None:
+            weights = weights + torch.einsum('bhdx,bhdyx->bhyx', here, k)
+            if max_shift is not None:
+                far = (torch.arange(height, device=q.device) - row).abs() > max_shift
+                weights = weights.masked_fill(far.unsqueeze(1), -torch.inf)
+            weights = weights.softmax(2)
+        found.append(weights)
+    return torch.stack(found, dim=1)
+
+
+def row_weights(
+    q: Tensor,
+    k: Tensor | None,
+    table: Tensor,
+    queries: Sequence[tuple[int, int]],
+    *,
+    max_shift: int | None = None,
+) -> Tensor:
+    """Weights along their rows for some queries: :func:`column_weights`, transposed.
+
+    Returns:
+        ``(B, Q, h, W)``.
+    """
+    k = None if k is None else k.mT
+    swapped = [(column, row) for row, column in queries]
+    lines = column_weights(q.mT, k, table, swapped, max_shift=max_shift)
+    return torch.stack(
+        [lines[:, index, ..., row] for index, (row, _) in enumerate(queries)], dim=1
+    )
 
 
 def _zero_beyond(table: Tensor, size: int, max_shift: int) -> Tensor:

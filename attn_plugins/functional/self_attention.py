@@ -49,7 +49,6 @@ def self_attention(
     Raises:
         ValueError: If ``normalization`` is unknown or shapes do not fit.
     """
-    check_normalization(normalization)
     if q.ndim != 4 or not q.shape == k.shape == v.shape:
         raise ValueError(
             'q, k and v must be (B, h, N, D) all three, got '
@@ -58,6 +57,7 @@ def self_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if normalization == 'softmax':
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    check_normalization(normalization)
     q = q * scale
     if is_exporting():
         bias = -_log_sum_exp(q, k).unsqueeze(-1)

@@ -28,9 +28,10 @@ from ..functional.batch_norm import normalize
 from ..functional.gsa import (
     axial_attention,
     axial_position_attention,
+    column_weights,
     content_attention,
     content_weights,
-    line_weights,
+    row_weights,
 )
 from ..functional.precision import autocast_off_if_fp16, clamp_cast, fp16_to_fp32
 from .checks import (
@@ -198,34 +199,14 @@ class GlobalSelfAttention(AttentionLayer):
             else t.unflatten(2, (len(x), self.num_heads)).permute(2, 3, 4, 0, 1)
             for t in fp16_to_fp32(*self._heads(x))
         )  # (B, h, D, H, W)
-        height, width = x.shape[2:]
         content = columns = rows = None
         if self.content and not self.axial_content:
             content, k = content_weights(q, k, queries), None
         options = dict(max_shift=self.max_shift)
         if self.rel_h is not None:
-            columns = torch.stack(
-                [
-                    line_weights(q[..., y, :], k, self.rel_h, y, height, **options)
-                    for y, _ in queries
-                ],
-                dim=1,
-            )
+            columns = column_weights(q, k, self.rel_h, queries, **options)
         if self.rel_w is not None:
-            rows = torch.stack(
-                [
-                    line_weights(
-                        q[..., y, x : x + 1],
-                        k if k is None else k[..., y, :, None],
-                        self.rel_w,
-                        x,
-                        width,
-                        **options,
-                    ).squeeze(-1)
-                    for y, x in queries
-                ],
-                dim=1,
-            )
+            rows = row_weights(q, k, self.rel_w, queries, **options)
         return AxialWeights(content, columns, rows)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -131,14 +131,6 @@ def test_checkpointing_changes_nothing(variant):
     assert expected['context.similarity_norm.num_batches_tracked'] == 1
 
 
-def test_sdpa_changes_nothing():
-    layer = make(rel_pos_size=5)
-    other = copy.deepcopy(layer)
-    other.context.impl = 'sdpa'
-    x = images(5, 3)
-    check_equal(outcome(other, LESA2d.forward, x), outcome(layer, LESA2d.forward, x))
-
-
 def test_the_shift_of_the_similarities_norm_has_no_effect():
     """Zero gradient, but a gradient: or distributed training stops."""
     grad = outcome(make(), LESA2d.forward, images(3, 4))
