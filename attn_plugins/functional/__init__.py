@@ -10,7 +10,7 @@ against it, in values and in every gradient.
 """
 
 from .external import (
-    add_attended,
+    eanet_block,
     external_attention,
     external_attention_block,
     fold_projections,
@@ -26,6 +26,8 @@ from .gsa import (
 )
 from .lesa import (
     content_moments,
+    context_attention,
+    flat_attention,
     flat_similarities,
     flat_values,
     own_weight,
@@ -37,13 +39,15 @@ from .relpos import resize_table
 from .self_attention import self_attention
 
 __all__ = [
-    'add_attended',
     'axial_attention',
     'axial_position_attention',
     'content_attention',
     'content_moments',
+    'context_attention',
+    'eanet_block',
     'external_attention',
     'external_attention_block',
+    'flat_attention',
     'flat_similarities',
     'flat_values',
     'fold_projections',

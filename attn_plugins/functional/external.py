@@ -21,30 +21,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .batch_norm import BatchNorm, scale_and_shift
+from .checks import check_choice, check_normalization, check_shape
 from .exporting import is_exporting
 
 Normalization = Literal['double', 'softmax']
 Order = Literal['auto', 'folded', 'plain']
 
 ORDERS = ('auto', 'folded', 'plain')
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        expected = ', '.join(repr(choice) for choice in choices)
-        raise ValueError(f'{name} must be one of {expected}, got {value!r}')
-
-
-def check_normalization(normalization: str, eps: float) -> None:
-    """Raises ``ValueError`` unless :func:`normalize_logits` takes these."""
-    check_choice('normalization', normalization, ('double', 'softmax'))
-    is_number = isinstance(eps, (int, float)) and 0 <= eps < math.inf
-    if not is_number or (eps and normalization != 'double'):
-        raise ValueError(
-            "eps must be >= 0, and 0 unless normalization='double', "
-            f'got eps={eps!r} with normalization={normalization!r}'
-        )
 
 
 def normalize_logits(
@@ -78,18 +62,17 @@ def normalize_logits(
         ValueError: If ``normalization`` is unknown, or ``eps`` is negative or given for
             'softmax'.
     """
-    check_normalization(normalization, eps)
     dtype = logits.dtype
     # One name for all: what is no longer needed makes room for what comes next.
     logits = logits.to(torch.promote_types(dtype, torch.float32))
-    if normalization == 'double' and eps:
+    if normalization == 'double' and eps == 0:
+        logits = logits.log_softmax(dim=pixel_dim)
+    elif normalization == 'double' and 0 < eps < math.inf:
         attn = logits.softmax(dim=pixel_dim)
-        attn = attn / (eps + attn.sum(dim=slot_dim, keepdim=True))
+        return (attn / (eps + attn.sum(dim=slot_dim, keepdim=True))).to(dtype)
     else:
-        if normalization == 'double':
-            logits = logits.log_softmax(dim=pixel_dim)
-        attn = logits.softmax(dim=slot_dim)
-    return attn.to(dtype)
+        check_normalization(normalization, eps)
+    return logits.softmax(dim=slot_dim).to(dtype)
 
 
 def slot_attention(
@@ -123,55 +106,35 @@ def slot_attention(
             f'got {tuple(x.shape)}'
         )
     if logit_bias is not None:
-        _check_shape('logit_bias', logit_bias, (key.shape[0],))
-    pixels_first = _takes_pixels_first(x, key)
-    # No name for the logits here, which would keep them while they are normalised.
+        check_shape('logit_bias', logit_bias, (key.shape[0],), 'key')
+    exporting = is_exporting()
+    # The faster layout in inference on a CPU, with many pixels and slots. In training
+    # the gradient of x would come out transposed, which costs more than is won.
+    pixels_first = (
+        x.is_cpu
+        and x.dtype in (torch.float32, torch.float64)
+        and key.shape[0] >= 32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled('cpu')
+        and not exporting
+        and x.shape[-1] > x.shape[-2]
+    )
+    if not exporting:
+        # A view for every map of x: to multiply a batch by one matrix that needs a
+        # gradient, torch would copy the batch, and keep the copy for backward.
+        key = key.expand(*x.shape[:-2], -1, -1)
+    a, b = (x.mT, key.mT) if pixels_first else (key, x)
+    if logit_bias is not None and not pixels_first:
+        logit_bias = logit_bias.unsqueeze(-1)
     attn = normalize_logits(
-        _logits(x, key, logit_bias, pixels_first),
+        # Without a name, which would keep the logits while they are normalised.
+        a @ b if logit_bias is None else a @ b + logit_bias,
         normalization=normalization,
         eps=eps,
         slot_dim=-1 if pixels_first else -2,
         pixel_dim=-2 if pixels_first else -1,
     )
     return attn.mT if pixels_first else attn
-
-
-def _logits(x: Tensor, key: Tensor, bias: Tensor | None, pixels_first: bool) -> Tensor:
-    """``(..., N, S)`` with the pixels first, else ``(..., S, N)``."""
-    if pixels_first:
-        logits = x.mT @ _in_batch(key.T, x)
-        return logits if bias is None else logits + bias
-    logits = _in_batch(key, x) @ x
-    return logits if bias is None else logits + bias.unsqueeze(-1)
-
-
-def _takes_pixels_first(x: Tensor, key: Tensor) -> bool:
-    """Tells whether ``(N, S)`` is the faster layout of the logits.
-
-    For inference on a CPU it mostly is, in full precision, with more pixels than
-    channels, and 32 slots or more; with 8 it takes several times as long. In training
-    the gradient of ``x`` would come out transposed, which costs more than is won.
-    """
-    return (
-        x.is_cpu
-        and x.dtype in (torch.float32, torch.float64)
-        and x.shape[-1] > x.shape[-2]
-        and key.shape[0] >= 32
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled('cpu')
-        and not is_exporting()
-    )
-
-
-def _in_batch(weight: Tensor, x: Tensor) -> Tensor:
-    """Repeats ``weight``, as a view, for every map of ``x``, ``(..., C, N)``.
-
-    To multiply a batch by one matrix that needs a gradient, torch copies the batch into
-    one matrix, and keeps the copy for backward. Exported graphs need none of this.
-    """
-    if is_exporting():
-        return weight
-    return weight.expand(*x.shape[:-2], -1, -1)
 
 
 def external_attention(
@@ -207,7 +170,8 @@ def external_attention(
     attn = slot_attention(
         x, key, logit_bias=logit_bias, normalization=normalization, eps=eps
     )
-    return _in_batch(value.T, attn) @ attn
+    value = value.T if is_exporting() else value.T.expand(*x.shape[:-2], -1, -1)
+    return value @ attn
 
 
 def external_attention_block(
@@ -225,7 +189,7 @@ def external_attention_block(
     """Query projection, external attention, output projection (Algorithm 1, EANet).
 
     Both orders are the same function of the same parameters. Folding is the cheaper one
-    exactly when there are more pixels than slots.
+    when there are more pixels in the batch than slots.
 
     Args:
         x: Features, ``(..., C, N)``.
@@ -236,8 +200,8 @@ def external_attention_block(
         out_weight: W_o, ``(C, D)``.
         normalization: As in :func:`normalize_logits`.
         eps: As in :func:`normalize_logits`.
-        order: 'folded' multiplies the weights first, 'plain' follows the paper,
-            'auto' takes the cheaper.
+        order: 'folded', also 'auto', multiplies the weights first; 'plain' follows the
+            paper.
 
     Returns:
         ``(..., C, N)``.
@@ -252,7 +216,7 @@ def external_attention_block(
             f'x must be (..., {query_weight.shape[1]}, N) to fit query_weight '
             f'{tuple(query_weight.shape)}, got {tuple(x.shape)}'
         )
-    if not folds(order, x, key.shape[0]):
+    if order == 'plain':
         query = query_weight @ x
         if query_bias is not None:
             query = query + query_bias.unsqueeze(-1)
@@ -272,13 +236,6 @@ def external_attention_block(
         normalization=normalization,
         eps=eps,
     )
-
-
-def folds(order: Order, x: Tensor, num_slots: int) -> bool:
-    """Tells whether ``order`` means to fold for features ``(..., C, N)``."""
-    if order == 'auto':
-        return is_exporting() or x.shape[-1] > num_slots
-    return order == 'folded'
 
 
 def fold_projections(
@@ -301,11 +258,7 @@ def fold_projections(
     Returns:
         ``M_k W`` and ``(W_o M_v)^T``, ``(S, C)`` each, and the bias of the logits,
         ``(S,)`` or None.
-
-    Raises:
-        ValueError: If shapes do not fit.
     """
-    _check_projections(query_weight, query_bias, key, value, out_weight)
     folded_key = key @ query_weight
     folded_value = value @ out_weight.T
     if query_bias is None:
@@ -325,23 +278,11 @@ def _check_projections(
     if key.ndim != 2:
         raise ValueError(f'key must be (S, D), got {tuple(key.shape)}')
     slots, width = key.shape
-    _check_shape('query_weight', query_weight, (width, None))
-    _check_shape('value', value, (slots, width))
-    _check_shape('out_weight', out_weight, (None, width))
+    check_shape('query_weight', query_weight, (width, None), 'key')
+    check_shape('value', value, (slots, width), 'key')
+    check_shape('out_weight', out_weight, (None, width), 'key')
     if query_bias is not None:
-        _check_shape('query_bias', query_bias, (width,))
-
-
-def _check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...]) -> None:
-    """Raises ``ValueError`` unless the shape is as expected; None is any size."""
-    if tensor.ndim != len(expected) or any(
-        size is not None and size != found
-        for size, found in zip(expected, tensor.shape, strict=True)
-    ):
-        sizes = ', '.join('*' if size is None else str(size) for size in expected)
-        raise ValueError(
-            f'{name} must be ({sizes}) to fit key, got {tuple(tensor.shape)}'
-        )
+        check_shape('query_bias', query_bias, (width,), 'key')
 
 
 def product_moments(value: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
@@ -372,34 +313,72 @@ def product_moments(value: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
         return mean @ value, var.clamp_min(0)
 
 
-def add_attended(
-    x: Tensor, attn: Tensor, value: Tensor, *, inplace: bool = False
+def eanet_block(
+    x: Tensor,
+    query_weight: Tensor,
+    query_bias: Tensor | None,
+    key: Tensor,
+    value: Tensor,
+    out_weight: Tensor,
+    norm: BatchNorm,
+    *,
+    normalization: Normalization = 'double',
+    eps: float = 0.0,
+    inplace: bool = False,
 ) -> Tensor:
-    """Returns ``x + value.T @ attn``, in one product where the types allow it.
+    """EANet's block in two products, ``relu(x + norm(W_o EA(W x)))`` (EA, Fig. 3).
 
-    Args:
-        x: ``(B, C, N)``.
-        attn: ``(B, S, N)``.
-        value: ``(S, C)``.
-        inplace: Whether that product may overwrite ``x``. It does without autograd, in
-            eager mode, if the map is dense. Forward-mode AD and ``vmap`` refuse it.
+    Projections, norm and residual are folded into them.
+
+    Args: as in :func:`external_attention_block`, of shapes that are not checked, and
+        norm: The norm of C channels; its running statistics move.
+        inplace: Whether the output may overwrite ``x``. It does without autograd, in
+            eager mode outside of autocast, if the map is dense. Forward-mode AD and
+            ``vmap`` refuse it.
+
+    Returns:
+        ``(B, C, N)``.
+
+    Raises:
+        ValueError: If there is one pixel to take statistics of.
     """
-    in_autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-    if x.dtype != attn.dtype or in_autocast:
-        return x + _in_batch(value.T, attn) @ attn
-    # A copy: the product is a tenth faster with rows of slots side by side.
-    value = value.T.to(attn.dtype).contiguous()
-    overwrites = (
-        inplace
-        and not torch.is_grad_enabled()
-        and not (is_exporting() or torch.compiler.is_compiling())
-        # Pixels of an expanded map share memory; torch would write there all the same.
-        and (x.is_contiguous() or x.mT.is_contiguous())
+    key, value, logit_bias = fold_projections(
+        query_weight, query_bias, key, value, out_weight, normalization=normalization
     )
-    # Not `baddbmm_`: torch's flop counter does not know it.
-    return torch.baddbmm(
-        x,
-        value.expand(x.shape[0], -1, -1),
-        attn,
-        out=x if overwrites else None,
+    attn = slot_attention(
+        x, key, logit_bias=logit_bias, normalization=normalization, eps=eps
+    )
+    moments = product_moments(value, attn) if norm.needs_moments else None
+    scale, shift = scale_and_shift(norm, moments, attn[:, 0].numel())
+    value = value * scale
+    if eps == 0:
+        # A pixel's weights sum to 1, so that each slot can carry the shift.
+        value = value + shift
+    if attn.dtype != x.dtype or _in_autocast(x):
+        out = x + value.T.expand(len(x), -1, -1) @ attn
+    else:
+        # Not `baddbmm_`, which torch's flop counter does not know. Rows of slots side
+        # by side make it a tenth faster.
+        value = value.T.to(attn.dtype).contiguous()
+        overwritten = x if inplace and _can_overwrite(x) else None
+        value = value.expand(len(x), -1, -1)
+        out = torch.baddbmm(x, value, attn, out=overwritten)
+    if eps:
+        out += shift.unsqueeze(-1)
+    return out.relu_()
+
+
+def _in_autocast(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def _can_overwrite(x: Tensor) -> bool:
+    """Tells whether a product may be written to ``x``.
+
+    Not to the pixels of an expanded map, which share memory: torch would.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and not (is_exporting() or torch.compiler.is_compiling())
+        and (x.is_contiguous() or x.mT.is_contiguous())
     )

@@ -16,7 +16,7 @@ numbers per channel. Positional attention holds the L numbers of its line per pi
 head, a block of lines at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +168,88 @@ def position_keys(
             )
         table = _zero_beyond(table, size, max_shift)
     return position_windows(table, size)
+
+
+@torch.no_grad()
+def content_weights(q: Tensor, k: Tensor, queries: Sequence[tuple[int, int]]) -> Tensor:
+    """Weights of all pixels in :func:`content_attention`, for some queries.
+
+    The output of a query is ``sum_j (sum_d q_d softmax(k)_jd) v_j``: keys are
+    normalised over the pixels, queries are not, so that weights may be negative.
+
+    Args:
+        q: ``(B, h, D, H, W)``.
+        k: ``(B, h, D, H, W)``.
+        queries: Row and column of each.
+
+    Returns:
+        ``(B, Q, h, H, W)``.
+    """
+    weights = k.flatten(3).softmax(-1).view_as(k)  # over pixels
+    return torch.stack(
+        [torch.einsum('bhd,bhdij->bhij', q[..., y, x], weights) for y, x in queries], 1
+    )
+
+
+@torch.no_grad()
+def column_weights(
+    q: Tensor,
+    k: Tensor | None,
+    table: Tensor,
+    queries: Sequence[tuple[int, int]],
+    *,
+    max_shift: int | None = None,
+) -> Tensor:
+    """Weights along all columns for the queries in some rows.
+
+    Those of :func:`axial_attention`, or of :func:`axial_position_attention` if there
+    are no keys; these are signed.
+
+    Args:
+        q: ``(B, h, D, H, W)``.
+        k: ``(B, h, D, H, W)``, or None.
+        table: As in these functions.
+        queries: Row and column of each; its column does not matter.
+        max_shift: As in these functions.
+
+    Returns:
+        ``(B, Q, h, H, W)``: at (y, x) the weight of (y, x) for the query's row at x.
+    """
+    height = q.shape[3]
+    keys = position_keys(table, height, max_shift=max_shift, keep_sum=k is None)
+    found = []
+    for row, _ in queries:
+        here = q[..., row, :]  # (B, h, D, W)
+        weights = torch.einsum('bhdx,dy->bhyx', here, keys[row].to(q.dtype))
+        if k is not None:
+            weights = weights + torch.einsum('bhdx,bhdyx->bhyx', here, k)
+            if max_shift is not None:
+                far = (torch.arange(height, device=q.device) - row).abs() > max_shift
+                weights = weights.masked_fill(far.unsqueeze(1), -torch.inf)
+            weights = weights.softmax(2)
+        found.append(weights)
+    return torch.stack(found, dim=1)
+
+
+def row_weights(
+    q: Tensor,
+    k: Tensor | None,
+    table: Tensor,
+    queries: Sequence[tuple[int, int]],
+    *,
+    max_shift: int | None = None,
+) -> Tensor:
+    """Weights along their rows for some queries: :func:`column_weights`, transposed.
+
+    Returns:
+        ``(B, Q, h, W)``.
+    """
+    k = None if k is None else k.mT
+    swapped = [(column, row) for row, column in queries]
+    lines = column_weights(q.mT, k, table, swapped, max_shift=max_shift)
+    return torch.stack(
+        [lines[:, index, ..., row] for index, (row, _) in enumerate(queries)], dim=1
+    )
 
 
 def _zero_beyond(table: Tensor, size: int, max_shift: int) -> Tensor:

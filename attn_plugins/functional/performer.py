@@ -12,6 +12,8 @@ which can do neither: the way double normalisation is in ``functional.external``
 all features of a query have in common, ``|q|^2 / 2``, cancels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,13 +41,35 @@ def performer_attention(q: Tensor, k: Tensor, v: Tensor, features: Tensor) -> Te
                 f'{name} must be (..., N, {features.shape[-1]}) to fit features '
                 f'{tuple(features.shape)}, got {tuple(tensor.shape)}'
             )
-    dtype = torch.promote_types(v.dtype, torch.float32)
     # Autocast would take the exponents in half precision.
     with torch.autocast(q.device.type, enabled=False):
-        q, k, features = (tensor.to(dtype) for tensor in (q, k, features))
-        query = q @ features.T  # (..., N, R)
-        key = k @ features.T - k.square().sum(-1, keepdim=True) / 2
-        total = key.logsumexp(dim=-2, keepdim=True)  # over tokens: (..., 1, R)
-        gathered = (key - total).exp().mT @ v.to(dtype)  # (..., R, V)
-        attn = (query + total).softmax(dim=-1)  # over features
-        return (attn @ gathered).to(v.dtype)
+        of_queries, of_keys = _two_softmaxes(q, k, features)
+        return (of_queries @ (of_keys.mT @ v.to(of_keys.dtype))).to(v.dtype)
+
+
+@torch.no_grad()
+def query_weights(
+    q: Tensor, k: Tensor, features: Tensor, queries: Sequence[int]
+) -> Tensor:
+    """Weights of all tokens in :func:`performer_attention`, for some queries.
+
+    Args:
+        q: ``(..., N, D)``.
+        k: ``(..., N, D)``.
+        features: As there.
+        queries: Tokens in [0, N).
+
+    Returns:
+        ``(..., Q, N)``, in float32 or better; each query's sum to 1.
+    """
+    of_queries, of_keys = _two_softmaxes(q[..., list(queries), :], k, features)
+    return of_queries @ of_keys.mT
+
+
+def _two_softmaxes(q: Tensor, k: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Of queries over features, and of keys over tokens: ``(..., N, R)`` each."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k, features = (tensor.to(dtype) for tensor in (q, k, features))
+    key = k @ features.T - k.square().sum(-1, keepdim=True) / 2
+    total = key.logsumexp(dim=-2, keepdim=True)  # over tokens: (..., 1, R)
+    return (q @ features.T + total).softmax(dim=-1), (key - total).exp()

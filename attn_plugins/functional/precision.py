@@ -10,23 +10,21 @@ import torch
 from torch import Tensor
 
 
-def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+def fp16_to_fp32(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Returns the tensors in float32 if they are float16, else as they are."""
-    return tuple(t.float() if t.dtype == torch.float16 else t for t in tensors)
+    return tuple(
+        t.float() if t is not None and t.dtype == torch.float16 else t for t in tensors
+    )
 
 
-def kept_wide(x: Tensor) -> contextlib.AbstractContextManager:
-    """Returns a context in which autocast leaves what comes of a float16 ``x`` wide.
-
-    Args:
-        x: What the products are made of, before :func:`widened`.
-    """
+def autocast_off_if_fp16(x: Tensor) -> contextlib.AbstractContextManager:
+    """Disables autocast if ``x`` is float16: sums of its products overflow at 65504."""
     if x.dtype == torch.float16:
         return torch.autocast(x.device.type, enabled=False)
     return contextlib.nullcontext()
 
 
-def saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+def clamp_cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Casts ``x``; what is out of the range of ``dtype`` becomes its largest number."""
     if x.dtype == dtype:
         return x

@@ -4,13 +4,16 @@ Source: Guo et al., arXiv 2105.02358, eq. 1 and 2; double normalisation as in eq
 11, with the N pixels in the place of the memory's slots (Table I, "FCN + SA").
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .checks import check_normalization
 from .exporting import is_exporting
-from .external import Normalization, check_normalization
+from .external import Normalization
 
 _BIAS_UNIT = 2.0**11
 
@@ -46,7 +49,6 @@ def self_attention(
     Raises:
         ValueError: If ``normalization`` is unknown or shapes do not fit.
     """
-    check_normalization(normalization, 0)
     if q.ndim != 4 or not q.shape == k.shape == v.shape:
         raise ValueError(
             'q, k and v must be (B, h, N, D) all three, got '
@@ -55,6 +57,7 @@ def self_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if normalization == 'softmax':
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    check_normalization(normalization)
     q = q * scale
     if is_exporting():
         bias = -_log_sum_exp(q, k).unsqueeze(-1)
@@ -76,6 +79,61 @@ def self_attention(
         scale=1.0,
     )
     return out[..., :-2]
+
+
+@torch.no_grad()
+def query_weights(
+    q: Tensor,
+    k: Tensor,
+    queries: Sequence[int],
+    *,
+    normalization: Normalization = 'softmax',
+) -> Tensor:
+    """Weights of all pixels in :func:`self_attention`, for some queries.
+
+    Args:
+        q: ``(B, h, N, D)``.
+        k: ``(B, h, N, D)``.
+        queries: Pixels in [0, N).
+        normalization: As in :func:`self_attention`.
+
+    Returns:
+        ``(B, Q, h, N)``, without gradient, in float32 or better.
+    """
+    q, k, bias = _scaled(q, k, normalization)
+    logits = q[:, :, list(queries)] @ k.mT + bias.unsqueeze(2)
+    return logits.softmax(-1).transpose(1, 2)
+
+
+@torch.no_grad()
+def own_weight(
+    q: Tensor, k: Tensor, *, normalization: Normalization = 'softmax'
+) -> Tensor:
+    """Weight of each pixel for itself in :func:`self_attention`.
+
+    Args: as in :func:`query_weights`.
+
+    Returns:
+        ``(B, h, N)``, without gradient, in float32 or better.
+    """
+    q, k, bias = _scaled(q, k, normalization)
+    own = (q * k).sum(-1) + bias
+    totals = [
+        (block @ k.mT + bias.unsqueeze(2)).logsumexp(-1) for block in q.split(1024, 2)
+    ]
+    return (own - torch.cat(totals, dim=-1)).exp()
+
+
+def _scaled(
+    q: Tensor, k: Tensor, normalization: Normalization
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries times the scale, keys, and the keys' bias ``(B, h, N)``."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k = q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype)
+    if normalization == 'softmax':
+        return q, k, k.new_zeros(k.shape[:-1])
+    blocks = [_log_sum_exp(q, block) for block in k.split(1024, dim=2)]
+    return q, k, -torch.cat(blocks, dim=-1)
 
 
 def _log_sum_exp(q: Tensor, k: Tensor) -> Tensor:

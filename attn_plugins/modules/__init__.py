@@ -1,4 +1,8 @@
-"""``nn.Module`` layers: parameters and one call into ``attn_plugins.functional``."""
+"""``nn.Module`` layers: parameters, and between projections a call of a function.
+
+Each gives its own maps, ``attention(x, ...)``. Imports torch and
+``attn_plugins.functional`` alone.
+"""
 
 from .eamlp import (
     TokenBatchNorm,

@@ -43,7 +43,8 @@ def check_map(layer: nn.Module, x: Tensor) -> None:
             f'{type(layer).__name__} expects a map of at least one pixel, '
             f'got {tuple(x.shape)}'
         )
-    _check_floating_point(layer, x)
+    if not x.is_floating_point():
+        raise _not_floating_point(layer, x)
 
 
 def check_tokens(layer: nn.Module, x: Tensor) -> None:
@@ -53,15 +54,15 @@ def check_tokens(layer: nn.Module, x: Tensor) -> None:
             f'{type(layer).__name__}(in_channels={layer.in_channels}) expects '
             f'(B, N, {layer.in_channels}), got {tuple(x.shape)}'
         )
-    _check_floating_point(layer, x)
-
-
-def _check_floating_point(layer: nn.Module, x: Tensor) -> None:
     if not x.is_floating_point():
-        raise ValueError(
-            f'{type(layer).__name__} expects floating-point numbers, got {x.dtype}: '
-            'call .float() on it first'
-        )
+        raise _not_floating_point(layer, x)
+
+
+def _not_floating_point(layer: nn.Module, x: Tensor) -> ValueError:
+    return ValueError(
+        f'{type(layer).__name__} expects floating-point numbers, got {x.dtype}: '
+        'call .float() on it first'
+    )
 
 
 def height_and_width(**sizes: int | Sequence[int]) -> tuple[int, int]:

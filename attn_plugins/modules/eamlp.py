@@ -10,17 +10,17 @@ bring them to another width, so that the shortcut is inside: around the attentio
 the projected tokens on.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional.external import (
-    Normalization,
-    check_normalization,
-    normalize_logits,
-)
-from ..functional.performer import performer_attention
+from ..functional.checks import check_normalization
+from ..functional.external import Normalization, normalize_logits
+from ..functional.performer import performer_attention, query_weights
 from .checks import check_positive, check_tokens
+from .layer import AttentionLayer
 
 
 def _draw(*linears: nn.Linear) -> None:
@@ -31,7 +31,7 @@ def _draw(*linears: nn.Linear) -> None:
             nn.init.zeros_(linear.bias)
 
 
-class TokenExternalAttention(nn.Module):
+class TokenExternalAttention(AttentionLayer):
     """External attention of the tokens-to-token stage: ``q + W_o EA(q)``, ``q = W x``.
 
     The first softmax is over the N tokens, the L1 norm over the S slots.
@@ -51,6 +51,8 @@ class TokenExternalAttention(nn.Module):
         >>> TokenExternalAttention(147, 64)(torch.rand(2, 49, 147)).shape
         torch.Size([2, 49, 64])
     """
+
+    attention_kind = 'slots'
 
     def __init__(
         self,
@@ -79,27 +81,36 @@ class TokenExternalAttention(nn.Module):
     def reset_parameters(self) -> None:
         _draw(self.query, self.key, self.value, self.out)
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_tokens(self, x)
         query = self.query(x)
-        attn = normalize_logits(
-            self.key(query),  # (B, N, S)
+        return query + self.out(self.value(self._attention(query)))
+
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention to each memory slot, ``(B, S, N)``.
+
+        Args:
+            x: The layer's input, ``(B, N, C)``.
+        """
+        check_tokens(self, x)
+        return self._attention(self.query(x)).mT
+
+    def _attention(self, query: Tensor) -> Tensor:
+        """``(B, N, S)``."""
+        return normalize_logits(
+            self.key(query),
             normalization=self.normalization,
             eps=self.eps,
             slot_dim=2,
             pixel_dim=1,
         )
-        return query + self.out(self.value(attn))
 
     def extra_repr(self) -> str:
         return f'normalization={self.normalization!r}, eps={self.eps}'
 
 
-class TokenPerformer(nn.Module):
+class TokenPerformer(AttentionLayer):
     """Performer of the tokens-to-token stage: ``v + W_o P(q, k, v)``, one head.
 
     Args:
@@ -141,17 +152,25 @@ class TokenPerformer(nn.Module):
         _draw(self.qkv, self.out)
         nn.init.orthogonal_(self.features, gain=len(self.features) ** 0.5)
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_tokens(self, x)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return v + self.out(performer_attention(q, k, v, self.features))
 
+    @torch.no_grad()
+    def attention(self, x: Tensor, queries: Sequence[int]) -> Tensor:
+        """Weights of all tokens for some, ``(B, Q, N)``.
 
-class TokenMLP(nn.Module):
+        Args:
+            x: The layer's input, ``(B, N, C)``.
+            queries: Tokens in [0, N).
+        """
+        check_tokens(self, x)
+        q, k, _ = self.qkv(x).chunk(3, dim=-1)
+        return query_weights(q, k, self.features, queries)
+
+
+class TokenMLP(AttentionLayer):
     """What is left of external attention without its norms and with a GELU in between.
 
     The row "MLP-7" of Table II, of which the paper says no more than that it fails.
@@ -188,10 +207,6 @@ class TokenMLP(nn.Module):
 
     def reset_parameters(self) -> None:
         _draw(self.query, self.out)
-
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         check_tokens(self, x)

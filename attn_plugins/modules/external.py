@@ -23,21 +23,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..functional.batch_norm import batch_norm_values
+from ..functional.checks import check_choice, check_normalization
 from ..functional.external import (
     ORDERS,
     Normalization,
     Order,
-    add_attended,
-    check_choice,
-    check_normalization,
+    eanet_block,
     external_attention_block,
     fold_projections,
-    folds,
     normalize_logits,
-    product_moments,
     slot_attention,
 )
-from .batch_norm import is_foldable, scale_and_shift
 from .checks import (
     check_divides,
     check_flags,
@@ -45,9 +42,10 @@ from .checks import (
     check_positive,
     check_tokens,
 )
+from .layer import AttentionLayer
 
 
-class ExternalAttention2d(nn.Module):
+class ExternalAttention2d(AttentionLayer):
     """EANet's attention block: ``relu(x + norm(W_o EA(W x)))``.
 
     It keeps the shape of any ``(B, C, H, W)`` map, so it can stand anywhere in a
@@ -60,7 +58,7 @@ class ExternalAttention2d(nn.Module):
         normalization: 'double' (eq. 9 to 11) or 'softmax' (over slots).
         eps: Added to the L1 norm of double normalisation.
         tied: One memory as key and value (eq. 5 and 6) rather than two (eq. 7 and 8).
-        order: 'auto', 'folded' or 'plain': speed only, the numbers are the same.
+        order: 'folded', also 'auto', or 'plain': speed only, the numbers are the same.
         norm_layer: Makes the last norm from a channel count.
         inplace: Whether inference may overwrite the input with the output, which saves
             a map and its time: for inputs that nothing else reads. It does within
@@ -77,6 +75,7 @@ class ExternalAttention2d(nn.Module):
         torch.Size([2, 512, 33, 47])
     """
 
+    attention_kind = 'slots'
     # mmcv names a plugin layer after this, so that state dicts do not follow renames.
     _abbr_ = 'external_attention'
 
@@ -124,57 +123,50 @@ class ExternalAttention2d(nn.Module):
             with torch.no_grad():
                 self.value.weight.copy_(self.key.weight.T)
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_map(self, x)
-        weights = (
+        pixels = x.flatten(2)
+        options = dict(normalization=self.normalization, eps=self.eps)
+        norm = batch_norm_values(self.norm) if self.order != 'plain' else None
+        if norm is not None:
+            # Without autograd, an input that wants a gradient is the first of the two
+            # passes of activation checkpointing: the second needs it.
+            options['inplace'] = self.inplace and not x.requires_grad
+            return eanet_block(pixels, *self._weights(), norm, **options).view_as(x)
+        out = external_attention_block(
+            pixels, *self._weights(), order=self.order, **options
+        )
+        return F.relu(x + self.norm(out.view_as(x)))
+
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention to each memory slot (Fig. 4), ``(B, S, H, W)``.
+
+        Args:
+            x: The layer's input, ``(B, C, H, W)``.
+        """
+        check_map(self, x)
+        key, _, logit_bias = fold_projections(
+            *self._weights(), normalization=self.normalization
+        )
+        attn = slot_attention(
+            x.flatten(2),
+            key,
+            logit_bias=logit_bias,
+            normalization=self.normalization,
+            eps=self.eps,
+        )
+        return attn.unflatten(-1, x.shape[2:])
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Projections and memories, in the order of the functions."""
+        return (
             self.query.weight,
             self.query.bias,
             self.key.weight,
             self.key.weight if self.value is None else self.value.weight.T,
             self.out.weight,
         )
-        pixels = x.flatten(2)
-        if folds(self.order, pixels, self.num_slots) and is_foldable(self.norm):
-            # Without autograd, an input that wants a gradient is the first of the two
-            # passes of activation checkpointing: the second needs it.
-            inplace = self.inplace and not x.requires_grad
-            return self._forward_folded(pixels, weights, inplace).view_as(x)
-        attended = external_attention_block(
-            pixels,
-            *weights,
-            normalization=self.normalization,
-            eps=self.eps,
-            order=self.order,
-        )
-        return F.relu(x + self.norm(attended.view_as(x)))
-
-    def _forward_folded(self, pixels: Tensor, weights: tuple, inplace: bool) -> Tensor:
-        """Folds the projections, the norm and the residual: two products are left."""
-        key, value, logit_bias = fold_projections(
-            *weights, normalization=self.normalization
-        )
-        attn = slot_attention(
-            pixels,
-            key,
-            logit_bias=logit_bias,
-            normalization=self.normalization,
-            eps=self.eps,
-        )
-        scale, shift = scale_and_shift(
-            self.norm, lambda: product_moments(value, attn), attn[:, 0].numel()
-        )
-        value = value * scale
-        if not self.eps:
-            # A pixel's weights sum to 1, so that each slot can carry the shift.
-            value = value + shift
-        out = add_attended(pixels, attn, value, inplace=inplace)
-        if self.eps:
-            out.add_(shift.unsqueeze(-1))  # not a sum, which would have float32's type
-        return out.relu_()
 
     def extra_repr(self) -> str:
         return (
@@ -264,7 +256,7 @@ class EANeck(nn.Module):
         )
 
 
-class MultiHeadExternalAttention(nn.Module):
+class MultiHeadExternalAttention(AttentionLayer):
     """External attention in several heads that share the memories (eq. 12 to 14).
 
     For tokens ``(B, N, C)``, as a replacement of multi-head self-attention. Heads and
@@ -294,6 +286,7 @@ class MultiHeadExternalAttention(nn.Module):
         torch.Size([2, 49, 64])
     """
 
+    attention_kind = 'slots'
     _abbr_ = 'multi_head_external_attention'
 
     def __init__(
@@ -336,12 +329,22 @@ class MultiHeadExternalAttention(nn.Module):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_tokens(self, x)
+        return self.out(self.value(self._attention(x)).flatten(2))
+
+    @torch.no_grad()
+    def attention(self, x: Tensor) -> Tensor:
+        """Attention to each memory slot in each head (Fig. 5), ``(B, h, S, N)``.
+
+        Args:
+            x: The layer's input, ``(B, N, C)``.
+        """
+        check_tokens(self, x)
+        return self._attention(x).permute(0, 2, 3, 1)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        """``(B, N, h, S)``."""
         query_bias, key, key_bias = self.query.bias, self.key.weight, self.key.bias
         if self.normalization == 'double':
             # The softmax over tokens ignores what these add to all of a slot's logits.
@@ -351,14 +354,13 @@ class MultiHeadExternalAttention(nn.Module):
             query_bias = key_bias = None
         heads = F.linear(x, self.query.weight, query_bias)
         heads = heads.unflatten(-1, (self.num_heads, -1))  # (B, N, h, D)
-        attn = normalize_logits(
-            F.linear(heads, key, key_bias),  # (B, N, h, S)
+        return normalize_logits(
+            F.linear(heads, key, key_bias),
             normalization=self.normalization,
             eps=self.eps,
             slot_dim=-1,
             pixel_dim=1,
         )
-        return self.out(self.value(attn).flatten(2))
 
     def extra_repr(self) -> str:
         return (

@@ -17,19 +17,23 @@ What the paper leaves open, and what is done here:
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..functional.batch_norm import normalize
 from ..functional.gsa import (
     axial_attention,
     axial_position_attention,
+    column_weights,
     content_attention,
+    content_weights,
+    row_weights,
 )
-from ..functional.precision import kept_wide, saturated, widened
-from .batch_norm import normalize
+from ..functional.precision import autocast_off_if_fp16, clamp_cast, fp16_to_fp32
 from .checks import (
     check_divides,
     check_flags,
@@ -37,10 +41,34 @@ from .checks import (
     check_positive,
     height_and_width,
 )
+from .layer import AttentionLayer, Queries
 from .tables import resize_tables_on_load
 
 
-class GlobalSelfAttention(nn.Module):
+class AxialWeights(NamedTuple):
+    """What given pixels attend to in GSA.
+
+    Attributes:
+        content: Weights of all pixels by content, ``(B, Q, h, H, W)``; signed.
+        columns: At (y, x) the weight of (y, x) in the output of its column at the
+            query's row, ``(B, Q, h, H, W)``. What rows sum up are these outputs.
+        rows: Weights along the query's row, ``(B, Q, h, W)``.
+
+    None for what the layer leaves out. Weights by position are signed, those along a
+    line with ``axial_content`` sum to 1.
+    """
+
+    content: Tensor | None
+    columns: Tensor | None
+    rows: Tensor | None
+
+    @property
+    def both(self) -> Tensor:
+        """Weights of all pixels by columns, then rows, ``(B, Q, h, H, W)``."""
+        return self.columns * self.rows.unsqueeze(-2)
+
+
+class GlobalSelfAttention(AttentionLayer):
     """GSA: attention by content to all pixels, by position along columns and rows.
 
     It takes the place of a 3x3 convolution of as many channels and, like it, wants a
@@ -77,6 +105,7 @@ class GlobalSelfAttention(nn.Module):
         torch.Size([2, 64, 17, 24])
     """
 
+    attention_kind = 'axes'
     _abbr_ = 'global_self_attention'
 
     def __init__(
@@ -121,8 +150,8 @@ class GlobalSelfAttention(nn.Module):
         self.max_shift = max_shift
         self.stride = stride
         head_width = in_channels // num_heads
-        # Queries, values and, for content, keys.
-        self.qvk = nn.Conv2d(in_channels, (2 + content) * in_channels, 1, bias=False)
+        num_projections = 3 if content else 2  # queries, values, keys
+        self.qvk = nn.Conv2d(in_channels, num_projections * in_channels, 1, bias=False)
         self.rel_h = self.rel_w = self.norm = None
         if columns:
             self.rel_h = nn.Parameter(torch.empty(2 * height - 1, head_width))
@@ -130,7 +159,7 @@ class GlobalSelfAttention(nn.Module):
             self.rel_w = nn.Parameter(torch.empty(2 * width - 1, head_width))
         if columns and rows:
             self.norm = norm_layer(in_channels)
-        tables = columns * ('rel_h',) + rows * ('rel_w',)
+        tables = [name for name, on in (('rel_h', columns), ('rel_w', rows)) if on]
         if max_shift is None:
             # Positional weights are summed, those of the alternative are a softmax.
             resize_tables_on_load(self, tables, keep_sum=not axial_content)
@@ -146,60 +175,94 @@ class GlobalSelfAttention(nn.Module):
                 positions, head_width = (len(table) + 1) // 2, table.shape[1]
                 nn.init.normal_(table, std=(positions * head_width) ** -0.5)
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_map(self, x)
-        B, C, H, W = x.shape
-        # (H, W, B * h, D) are tokens of the columns as well as of the whole map: both
-        # are views, and with a batch of one the pixels are a view of the input.
-        D = C // self.num_heads
-        pixels = x.permute(2, 3, 0, 1).reshape(H * W * B, C)
-        q, v, *k = (
-            F.linear(pixels, weight).view(H, W, B * self.num_heads, D)
-            for weight in self.qvk.weight.flatten(1).split(C)
-        )
+        q, v, k = self._heads(x)
         # What is attended to counts by a product, so that it has the square of the
         # map's scale, before the norm between columns and rows at least.
-        with kept_wide(q):
-            out = self._attend_globally(B, *widened(q, v, *k))
-        return saturated(out, q.dtype)
+        with autocast_off_if_fp16(q):
+            out = self._attend(len(x), *fp16_to_fp32(q, v, k))
+        return clamp_cast(out, q.dtype)
 
-    def _attend_globally(self, B: int, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+    @torch.no_grad()
+    def attention(self, x: Tensor, queries: Queries) -> AxialWeights:
+        """Weights of pixels for others: by content, along columns and along rows.
+
+        Args:
+            x: The layer's input, ``(B, C, H, W)``.
+            queries: Row and column of the pixels whose attention is wanted.
+        """
+        check_map(self, x)
+        q, _, k = (
+            t
+            if t is None
+            else t.unflatten(2, (len(x), self.num_heads)).permute(2, 3, 4, 0, 1)
+            for t in fp16_to_fp32(*self._heads(x))
+        )  # (B, h, D, H, W)
+        content = columns = rows = None
+        if self.content and not self.axial_content:
+            content, k = content_weights(q, k, queries), None
+        options = dict(max_shift=self.max_shift)
+        if self.rel_h is not None:
+            columns = column_weights(q, k, self.rel_h, queries, **options)
+        if self.rel_w is not None:
+            rows = row_weights(q, k, self.rel_w, queries, **options)
+        return AxialWeights(content, columns, rows)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries, values and (with content) keys, ``(H, W, B * h, D)`` each.
+
+        They are tokens of the columns as well as of the whole map: both are views, and
+        with a batch of one the pixels are a view of the input.
+        """
+        B, C, H, W = x.shape
+        pixels = x.permute(2, 3, 0, 1).reshape(H * W * B, C)
+        shape = (H, W, B * self.num_heads, C // self.num_heads)
+        tokens = [
+            F.linear(pixels, weight).view(shape)
+            for weight in self.qvk.weight.flatten(1).split(C)
+        ]
+        return tuple(tokens) if self.content else (*tokens, None)
+
+    def _attend(self, B: int, q: Tensor, v: Tensor, k: Tensor | None) -> Tensor:
         """Attends to all pixels and along the axes: ``(H, W, B * h, D)`` to maps."""
         H, W, _, D = q.shape
         terms = []  # (B, h, D, H, W) each
         if self.content and not self.axial_content:
-            content = content_attention(*(t.flatten(0, 1) for t in (q, *k, v)))
+            content = content_attention(*(t.flatten(0, 1) for t in (q, k, v)))
             terms.append(content.view(B, self.num_heads, D, H, W))
-            k = ()
+            k = None
         if self.rel_h is not None or self.rel_w is not None:
-            terms.append(self._attend_axially(B, q, v, *k))
+            terms.append(self._attend_axially(B, q, v, k))
         out = sum(terms[1:], start=terms[0]).flatten(1, 2).contiguous()
         if self.stride == 2:
             out = F.avg_pool2d(out, 2, ceil_mode=True, count_include_pad=False)
         return out
 
-    def _attend_axially(self, B: int, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+    def _attend_axially(self, B: int, q: Tensor, v: Tensor, k: Tensor | None) -> Tensor:
         """Attends along columns, then rows: ``(H, W, B * h, D)`` to a view of maps."""
         H, W, _, D = q.shape
         if self.rel_h is not None:
-            out = self._attend(self.rel_h, *(t.flatten(1, 2) for t in (q, v, *k)))
+            out = self._attend_along(
+                self.rel_h, *(t if t is None else t.flatten(1, 2) for t in (q, v, k))
+            )
             out = out.view(W, B, self.num_heads, D, H)
             if self.rel_w is None:
                 return out.permute(1, 2, 3, 4, 0)
             # The columns' output is what the rows take for values.
             v = self._normalize(out).flatten(1, 2).permute(3, 0, 1, 2)
-        rows = (t.permute(1, 2, 0, 3).flatten(1, 2) for t in (q, v, *k))
-        out = self._attend(self.rel_w, *rows)
+        rows = (
+            t if t is None else t.permute(1, 2, 0, 3).flatten(1, 2) for t in (q, v, k)
+        )
+        out = self._attend_along(self.rel_w, *rows)
         return out.view(B, self.num_heads, H, D, W).transpose(2, 3)
 
-    def _attend(self, table: Tensor, q: Tensor, v: Tensor, *k: Tensor) -> Tensor:
+    def _attend_along(
+        self, table: Tensor, q: Tensor, v: Tensor, k: Tensor | None
+    ) -> Tensor:
         table = table.to(torch.promote_types(table.dtype, q.dtype))
-        if self.axial_content:
-            return axial_attention(q, *k, v, table, max_shift=self.max_shift)
+        if k is not None:
+            return axial_attention(q, k, v, table, max_shift=self.max_shift)
         return axial_position_attention(q, v, table, max_shift=self.max_shift)
 
     def _normalize(self, x: Tensor) -> Tensor:

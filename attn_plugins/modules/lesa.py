@@ -22,21 +22,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..functional.external import check_choice
+from ..functional.batch_norm import batch_norm_values
+from ..functional.checks import check_choice
 from ..functional.lesa import (
-    IMPLS,
-    Impl,
-    content_moments,
-    flat_similarities,
+    context_attention,
+    flat_attention,
     flat_values,
     own_weight,
-    position_moments,
-    relative_attention,
+    query_weights,
+    scale_similarities,
 )
-from ..functional.precision import kept_wide, widened
-from ..functional.relpos import resize_table
-from .batch_norm import is_foldable, normalize, scale_and_shift
+from ..functional.lesa.blocks import IMPLS, Impl
 from .checks import check_divides, check_map, check_positive, height_and_width
+from .layer import AttentionLayer, PixelWeights, Queries, check_eval
 from .recompute import checkpoint_forward
 from .tables import resize_tables_on_load
 
@@ -155,7 +153,7 @@ class ContextTerm2d(_Context):
             terms=2,
             outputs=1,
         )
-        if not is_foldable(self.similarity_norm):
+        if batch_norm_values(self.similarity_norm) is None:
             raise ValueError(
                 'norm_layer must make batch norms with the forward of BatchNorm2d or '
                 'SyncBatchNorm: that of the similarities is computed without them, got '
@@ -173,34 +171,28 @@ class ContextTerm2d(_Context):
             nn.init.normal_(table, std=self.widths[0] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.heads(x)
-        k, rel_h, rel_w = self.scaled(q, k)
-        out = relative_attention(q, k, v, rel_h, rel_w, impl=self.impl)
-        if self.without_unary:
-            out = out - own_weight(q, k, rel_h, rel_w).unsqueeze(2) * v
+        out = context_attention(
+            *self.heads(x),
+            self.rel_h,
+            self.rel_w,
+            batch_norm_values(self.similarity_norm),
+            impl=self.impl,
+            without_unary=self.without_unary,
+        )
         return self.out_norm(out.flatten(1, 2))
 
     def own_weight(self, x: Tensor) -> Tensor:
         """Weight of each pixel in its own sum, ``(B, h, H, W)``; for eval mode."""
+        return own_weight(*self._scaled(x))
+
+    def query_weights(self, x: Tensor, queries: Queries) -> Tensor:
+        """Weights of all pixels for some, ``(B, Q, h, H, W)``; for eval mode."""
+        return query_weights(*self._scaled(x), queries)
+
+    def _scaled(self, x: Tensor) -> tuple[Tensor, ...]:
         q, k, _ = self.heads(x)
-        return own_weight(q, *self.scaled(q, k))
-
-    def scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Multiplies the scales of the similarities' norm into keys and tables."""
-        B, _, _, H, W = q.shape
-        rel_h, rel_w = resize_table(self.rel_h, H), resize_table(self.rel_w, W)
-
-        def moments() -> tuple[Tensor, Tensor]:
-            terms = content_moments(q, k), position_moments(q, rel_h, rel_w)
-            mean, var = (torch.cat(moment) for moment in zip(*terms, strict=True))
-            return mean, var
-
-        pairs = B * (H * W) ** 2
-        scale, shift = scale_and_shift(self.similarity_norm, moments, pairs)
-        # The softmax drops the shift. It stays in the graph, with zero gradient: a
-        # parameter outside of it stops distributed training.
-        scale = (scale + 0 * shift).to(k.dtype).view(2, self.num_heads, 1, 1)
-        return k * scale[0].unsqueeze(-1), scale[1] * rel_h, scale[1] * rel_w
+        norm = batch_norm_values(self.similarity_norm)
+        return q, *scale_similarities(q, k, self.rel_h, self.rel_w, norm)
 
 
 def _leave_out_flat_form(
@@ -261,23 +253,19 @@ class FlatContextTerm2d(_Context):
 
     def own_weight(self, x: Tensor) -> Tensor:
         """Weight of each pixel in its own sum, ``(B, h, H, W)``; for eval mode."""
-        q, k, _ = self.heads(x)
-        own = self._attention(q, k).diagonal(dim1=-2, dim2=-1)
+        own = self._attention(*self.heads(x)[:2]).diagonal(dim1=-2, dim2=-1)
         return own.unflatten(-1, x.shape[2:])
 
+    def query_weights(self, x: Tensor, queries: Queries) -> Tensor:
+        """Weights of all pixels for some, ``(B, Q, h, H, W)``; for eval mode."""
+        attn = self._attention(*self.heads(x)[:2]).unflatten(-1, x.shape[2:])
+        return torch.stack([attn[:, :, y * x.shape[3] + x_] for y, x_ in queries], 1)
+
     def _attention(self, q: Tensor, k: Tensor) -> Tensor:
-        with kept_wide(q):
-            terms = flat_similarities(*widened(q, k, self.rel), self.rel_pos_size)
-            terms = normalize(self.similarity_norm, terms.flatten(1, 2))
-        logits = terms.unflatten(1, (3, -1)).sum(1)
-        return logits.softmax(-1, dtype=_accumulation_type(logits)).to(q.dtype)
+        return flat_attention(q, k, self.rel, self.rel_pos_size, self.similarity_norm)
 
 
-def _accumulation_type(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-class LESA2d(nn.Module):
+class LESA2d(AttentionLayer):
     """Locally enhanced self-attention in the place of a 3x3 convolution (eq. 5 to 7).
 
     ``m + w * c``: the local term m is a grouped (or deformable) convolution and a
@@ -318,6 +306,7 @@ class LESA2d(nn.Module):
         torch.Size([2, 64, 33, 47])
     """
 
+    attention_kind = 'pixels'
     _abbr_ = 'lesa'
 
     def __init__(
@@ -408,10 +397,6 @@ class LESA2d(nn.Module):
         nn.init.normal_(self.context.qkv.weight, std=self.in_channels**-0.5)
         self.context.reset_tables()
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_map(self, x)
         if self.with_cp and torch.is_grad_enabled():
@@ -433,6 +418,26 @@ class LESA2d(nn.Module):
         if self.variant == 'static':
             return local + context
         return torch.addcmul(local, self.gate(local, context), context)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, queries: Queries) -> PixelWeights:
+        """Weights of pixels for others, and of the terms for each other.
+
+        Args:
+            x: The layer's input, ``(B, C, H, W)``.
+            queries: Row and column of the pixels whose attention is wanted.
+
+        Raises:
+            ValueError: If the layer is in training mode, or as in ``forward``.
+        """
+        check_map(self, x)
+        check_eval(self)
+        weights = self.context.query_weights(x, queries)
+        if self.variant == 'dynamic':
+            return PixelWeights(weights, gate=self.gate(self.local(x), self.context(x)))
+        if self.variant == 'attention':
+            return PixelWeights(weights, own=self.context.own_weight(x))
+        return PixelWeights(weights)
 
     def extra_repr(self) -> str:
         return (

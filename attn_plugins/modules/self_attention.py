@@ -8,15 +8,18 @@ reference's.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..functional.external import Normalization, check_normalization
-from ..functional.self_attention import self_attention
+from ..functional.checks import check_normalization
+from ..functional.external import Normalization
+from ..functional.self_attention import own_weight, query_weights, self_attention
 from .checks import check_divides, check_map, check_positive
+from .layer import AttentionLayer, PixelWeights, Queries
 
 
-class SelfAttention2d(nn.Module):
+class SelfAttention2d(AttentionLayer):
     """``relu(x + norm(W_o SA(x)))`` on ``(B, C, H, W)`` maps; cost grows as N squared.
 
     Args:
@@ -34,6 +37,7 @@ class SelfAttention2d(nn.Module):
         torch.Size([2, 64, 7, 9])
     """
 
+    attention_kind = 'pixels'
     _abbr_ = 'self_attention'
 
     def __init__(
@@ -47,7 +51,7 @@ class SelfAttention2d(nn.Module):
         super().__init__()
         check_positive(in_channels=in_channels, num_heads=num_heads)
         check_divides(num_heads=num_heads, in_channels=in_channels)
-        check_normalization(normalization, 0)
+        check_normalization(normalization)
         self.in_channels = in_channels
         self.num_heads = num_heads
         self.normalization = normalization
@@ -61,20 +65,35 @@ class SelfAttention2d(nn.Module):
         for weight in (*self.qkv.weight.chunk(3), self.out.weight):
             nn.init.xavier_uniform_(weight)
 
-    def init_weights(self) -> None:
-        """Keeps a parent's ``init_cfg`` from initialising this layer its own way."""
-        self.reset_parameters()
-
     def forward(self, x: Tensor) -> Tensor:
         check_map(self, x)
-        pixels = x.flatten(2).mT  # (B, N, C)
-        q, k, v = (
-            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, h, N, D)
-            for t in self.qkv(pixels).chunk(3, dim=-1)
-        )
-        out = self_attention(q, k, v, normalization=self.normalization)
+        out = self_attention(*self._heads(x), normalization=self.normalization)
         out = self.out(out.transpose(1, 2).flatten(2)).mT
         return F.relu(x + self.norm(out.reshape(x.shape)))
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, queries: Queries) -> PixelWeights:
+        """Weights of all pixels for some, and of each for itself.
+
+        Args:
+            x: The layer's input, ``(B, C, H, W)``.
+            queries: Row and column of the pixels whose attention is wanted.
+        """
+        check_map(self, x)
+        q, k, _ = self._heads(x)
+        options = dict(normalization=self.normalization)
+        pixels = [row * x.shape[3] + column for row, column in queries]
+        return PixelWeights(
+            query_weights(q, k, pixels, **options).unflatten(-1, x.shape[2:]),
+            own=own_weight(q, k, **options).unflatten(-1, x.shape[2:]),
+        )
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, ``(B, h, N, D)`` each."""
+        return tuple(
+            t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for t in self.qkv(x.flatten(2).mT).chunk(3, dim=-1)
+        )
 
     def extra_repr(self) -> str:
         return (

@@ -5,7 +5,8 @@ same for all its layers at once, so that loading gives one warning.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,9 +15,9 @@ from ..functional.relpos import resize_table
 
 def resize_tables_on_load(
     module: nn.Module,
-    names: tuple[str, ...] = (),
+    names: Sequence[str] = (),
     *,
-    fixed: tuple[str, ...] = (),
+    fixed: Sequence[str] = (),
     keep_sum: bool = False,
 ) -> None:
     """Lets ``module`` load position tables of another reference size.
@@ -38,13 +39,26 @@ def resize_tables_on_load(
     module.register_load_state_dict_pre_hook(_fit_tables)
 
 
-def _tables(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor, bool, bool]]:
-    """Yields key, parameter, whether to resize it, and how, of all tables inside."""
+class PositionTable(NamedTuple):
+    """A table inside a module: its key in the state dict, and how it loads."""
+
+    key: str
+    parameter: Tensor
+    resizable: bool
+    keep_sum: bool
+
+
+def _tables(module: nn.Module, prefix: str) -> Iterator[PositionTable]:
+    """Yields all tables inside."""
     for path, layer in module.named_modules(prefix=prefix.rstrip('.')):
         names, fixed, keep_sum = getattr(layer, 'position_tables', ((), (), False))
         for name in (*names, *fixed):
-            key = f'{path}.{name}' if path else name
-            yield key, layer.get_parameter(name), name in names, keep_sum
+            yield PositionTable(
+                f'{path}.{name}' if path else name,
+                layer.get_parameter(name),
+                name in names,
+                keep_sum,
+            )
 
 
 def _fit_tables(

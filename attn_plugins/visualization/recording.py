@@ -1,7 +1,8 @@
 """Records what the attention layers of any model get, through forward hooks.
 
-The model need not be of this package, nor of a host: what counts is that somewhere
-inside it holds a layer of :mod:`attn_plugins.modules`.
+The model need not be of this package, nor of a framework: what counts is that somewhere
+inside it holds a layer that gives its own maps, as those of ``attn_plugins.modules`` do
+(``attention_kind`` and ``attention``).
 """
 
 from __future__ import annotations
@@ -12,24 +13,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..modules import (
-    ExternalAttention2d,
-    GlobalSelfAttention,
-    LESA2d,
-    MultiHeadExternalAttention,
-    SelfAttention2d,
-    TokenExternalAttention,
-)
-
-LAYERS = (
-    ExternalAttention2d,
-    GlobalSelfAttention,
-    LESA2d,
-    MultiHeadExternalAttention,
-    SelfAttention2d,
-    TokenExternalAttention,
-)
-
 
 class Recording(NamedTuple):
     """What one layer saw of the first image of a batch.
@@ -39,7 +22,6 @@ class Recording(NamedTuple):
         layer: The layer.
         input: Its input, ``(1, C, H, W)``, or ``(1, N, C)`` tokens.
         batch: Images in its input: more than the model's where it works on windows.
-        gate: Of LESA, the weight w of the context term, ``(1, C, H, W)``, or None.
         calls: How often the layer was called; the last call is recorded.
     """
 
@@ -47,7 +29,6 @@ class Recording(NamedTuple):
     layer: nn.Module
     input: Tensor
     batch: int
-    gate: Tensor | None
     calls: int
 
 
@@ -66,12 +47,12 @@ def attention_layers(
     found = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, LAYERS)
+        if getattr(module, 'attention_kind', None)
     }
     if not found:
         raise ValueError(
             f'{type(model).__name__} has none of the layers that there are maps of: '
-            + ', '.join(layer.__name__ for layer in LAYERS)
+            'external attention, LESA, GSA or self-attention of attn_plugins'
         )
     for name in names or ():
         if name not in found:
@@ -115,7 +96,6 @@ class AttentionRecorder:
         self.batch = 0
         self._inputs: dict[str, Tensor] = {}
         self._batches: dict[str, int] = {}
-        self._gates: dict[str, Tensor] = {}
         self._calls: dict[str, int] = dict.fromkeys(self.layers, 0)
         self._handles: list = []
 
@@ -142,7 +122,6 @@ class AttentionRecorder:
                 layer,
                 self._inputs[name],
                 self._batches[name],
-                self._gates.get(name),
                 self._calls[name],
             )
             for name, layer in self.layers.items()
@@ -162,12 +141,7 @@ class AttentionRecorder:
             self._batches[name] = len(x)
             self._calls[name] += 1
 
-        def of_gate(module: nn.Module, args: tuple, gate: Tensor) -> None:
-            self._gates[name] = _first(gate)
-
         self._handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        if isinstance(layer, LESA2d) and layer.variant == 'dynamic':
-            self._handles.append(layer.gate.register_forward_hook(of_gate))
 
 
 def _first(x: Tensor) -> Tensor:

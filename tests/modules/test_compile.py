@@ -53,10 +53,9 @@ LAYERS = {
     'self-attention': lambda: SelfAttention2d(16, 2),
     'self-attention, double': lambda: SelfAttention2d(16, 2, normalization='double'),
     'LESA': lesa,
-    'LESA, strided': lambda: lesa(stride=2),
     'LESA, sdpa': lambda: lesa(impl='sdpa'),
     'LESA, flat': lambda: lesa(position='flat'),
-    'LESA, static': lambda: lesa(variant='static'),
+    'LESA, static, strided': lambda: lesa(variant='static', stride=2),
     'LESA, attention': lambda: lesa(variant='attention'),
     'LESA, augmentation': lambda: lesa(variant='augmentation'),
     'GSA': lambda: GlobalSelfAttention(16, 2, rel_pos_size=7),
@@ -128,6 +127,7 @@ def test_lesas_loop_is_one_operator():
     assert len(targets) < 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['external', 'LESA'])
 def test_compiles_with_the_default_backend(name):
     if shutil.which('g++') is None:

@@ -217,13 +217,6 @@ def test_parameters_of_variants():
     assert count(rows=False, content=False) == {'rel_h': 40, 'qvk.weight': 512}
 
 
-def test_every_parameter_gets_a_gradient(variant):
-    layer = GlobalSelfAttention(16, rel_pos_size=7, **variant)
-    layer(torch.randn(2, 16, 7, 9)).square().sum().backward()
-    for name, parameter in layer.named_parameters():
-        assert parameter.grad.abs().max() > 0, name
-
-
 def test_zero_tables_leave_the_content():
     layer = GlobalSelfAttention(16, rel_pos_size=7).eval()
     alone = GlobalSelfAttention(16, rel_pos_size=7, columns=False, rows=False)
@@ -309,16 +302,12 @@ def test_evaluation_is_deterministic():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'pure'])
-def test_half_precision_is_close_to_float32(variant, autocast, dtype):
-    layer = GlobalSelfAttention(32, rel_pos_size=7, **variant)
+@pytest.mark.parametrize('name', ['all', 'content', 'axial'])
+def test_a_half_precision_step_is_close_to_float32(name, dtype):
+    layer = GlobalSelfAttention(32, rel_pos_size=7, **VARIANTS[name])
     x = torch.randn(2, 32, 12, 12)
     exact = outcome(layer, nn.Module.__call__, x)
-    if autocast:
-        with torch.autocast('cpu', dtype):
-            half = outcome(layer, nn.Module.__call__, x)
-    else:
-        half = outcome(layer.to(dtype), nn.Module.__call__, x.to(dtype))
+    half = outcome(layer.to(dtype), nn.Module.__call__, x.to(dtype))
     for name, value in half.items():
         assert value.isfinite().all(), name
     assert half['out'].dtype == dtype
@@ -326,19 +315,9 @@ def test_half_precision_is_close_to_float32(variant, autocast, dtype):
     assert error < 8 * torch.finfo(dtype).eps
 
 
-def test_compiles_as_one_graph(variant):
-    torch.compiler.reset()  # each variant of a class counts as a recompilation
-    layer = GlobalSelfAttention(16, rel_pos_size=5, **variant).eval()
-    compiled = torch.compile(layer, backend='eager', fullgraph=True)
-    x = torch.randn(1, 16, 5, 7)
-    assert_close(compiled(x), layer(x))
-
-
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(in_channels=0), 'in_channels must be a positive integer, got 0'),
-        (dict(num_heads=-1), 'num_heads must be a positive integer, got -1'),
         (dict(num_heads=3), 'in_channels must be divisible by num_heads=3, got .*=16'),
         (dict(rel_pos_size=0), 'rel_pos_size must be a positive integer, .* got 0'),
         (dict(rel_pos_size=(7, 0)), r'rel_pos_size must be .* got \(7, 0\)'),
@@ -346,6 +325,7 @@ def test_compiles_as_one_graph(variant):
         (dict(rel_pos_size=7.0), r'rel_pos_size must be .* got 7\.0'),
         (dict(max_shift=0), 'max_shift must be a positive integer, got 0'),
         (dict(stride=3), 'stride must be 1 or 2, got 3'),
+        (dict(content=-1), 'content must be True or False, got -1'),
         (
             dict(content=False, columns=False, rows=False),
             'content, columns and rows are all False: choose at least one',
@@ -365,12 +345,6 @@ def test_bad_arguments(options, message):
         GlobalSelfAttention(**{'in_channels': 16, 'rel_pos_size': 7, **options})
 
 
-@pytest.mark.parametrize('shape', [(2, 7, 5, 5), (2, 8, 5), (8, 5, 5)])
-def test_wrong_input_shape(shape):
-    with pytest.raises(ValueError, match=r'expects \(B, 8, H, W\), got'):
-        GlobalSelfAttention(8, rel_pos_size=5)(torch.randn(shape))
-
-
 def test_an_enlarged_picture_gives_an_enlarged_output():
     """Positions are summed, not averaged: longer tables weigh less."""
     layer = GlobalSelfAttention(16, num_heads=2, rel_pos_size=14).double().eval()
@@ -387,8 +361,3 @@ def test_an_enlarged_picture_gives_an_enlarged_output():
 def test_an_empty_batch_gives_an_empty_batch():
     layer = GlobalSelfAttention(8, 2, rel_pos_size=3, stride=2).eval()
     assert layer(torch.ones(0, 8, 3, 5)).shape == (0, 8, 2, 3)
-
-
-def test_flags_are_flags():
-    with pytest.raises(ValueError, match='content must be True or False, got -1'):
-        GlobalSelfAttention(8, 2, rel_pos_size=3, content=-1)

@@ -131,14 +131,6 @@ def test_checkpointing_changes_nothing(variant):
     assert expected['context.similarity_norm.num_batches_tracked'] == 1
 
 
-def test_sdpa_changes_nothing():
-    layer = make(rel_pos_size=5)
-    other = copy.deepcopy(layer)
-    other.context.impl = 'sdpa'
-    x = images(5, 3)
-    check_equal(outcome(other, LESA2d.forward, x), outcome(layer, LESA2d.forward, x))
-
-
 def test_the_shift_of_the_similarities_norm_has_no_effect():
     """Zero gradient, but a gradient: or distributed training stops."""
     grad = outcome(make(), LESA2d.forward, images(3, 4))
@@ -243,43 +235,11 @@ def test_initialisation_survives_a_parents():
     assert 0.3 < out.std() < 3
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-@pytest.mark.parametrize('position', ['2d', 'flat'])
-def test_half_precision(position, variant):
-    layer = LESA2d(16, num_heads=2, rel_pos_size=6, variant=variant, position=position)
-    x = torch.randn(2, 16, 5, 6)
-    twin = copy.deepcopy(layer)
-    expected = layer(x)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        out = twin(x)
-    assert torch.isfinite(out).all()
-    # bfloat16 has three digits, and there are six norms in a row.
-    assert (out.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
-    expected = layer.eval()(x)
-    for dtype in (torch.bfloat16, torch.float16):
-        out = copy.deepcopy(layer).to(dtype)(x.to(dtype))
-        assert out.dtype == dtype
-        assert (out.float() - expected).abs().mean() < 0.05 * expected.abs().mean()
-
-
-@pytest.mark.parametrize('scale', [1e-3, 1.0, 1e3])
-def test_autocast_in_training_is_finite_at_any_scale(scale):
-    layer = LESA2d(16, num_heads=2, rel_pos_size=6)
-    x = (scale * torch.randn(2, 16, 5, 6)).requires_grad_()
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        out = layer(x)
-    out.float().square().mean().backward()
-    gradients = [x.grad, *(p.grad for p in layer.parameters())]
-    assert all(torch.isfinite(g).all() for g in [out, *gradients])
-
-
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
         (dict(num_heads=3), r'in_channels must be divisible by num_heads=3'),
         (dict(out_channels=12), r'out_channels must be divisible by 2 \* num_heads'),
-        (dict(num_heads=0), r'num_heads must be a positive integer, got 0'),
-        (dict(rel_pos_size=0), r'rel_pos_size must be a positive integer, .* got 0'),
         (dict(rel_pos_size=(3, 4), position='flat'), r'must be one number .* got \(3,'),
         (dict(stride=3), r'stride must be 1 or 2, got 3'),
         (dict(variant='gated'), r"variant must be one of 'dynamic', .* got 'gated'"),
@@ -293,9 +253,7 @@ def test_bad_arguments(options, message):
         LESA2d(16, **{'num_heads': 4, 'rel_pos_size': 4, **options})
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match=r'expects \(B, 8, H, W\), got \(3, 6, 4, 4\)'):
-        make()(torch.randn(3, 6, 4, 4))
+def test_maps_beyond_the_flat_table_are_refused():
     with pytest.raises(ValueError, match=r'maps up to 4 x 4, got 5 x 4'):
         make(position='flat')(images(5, 4))
 

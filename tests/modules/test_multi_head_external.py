@@ -99,24 +99,9 @@ def test_eamlps_shape_and_parameters():
     }
 
 
-def test_every_parameter_gets_a_gradient():
-    layer = MultiHeadExternalAttention(8, 2, 4)
-    layer(torch.randn(2, 5, 8)).square().sum().backward()
-    assert all(parameter.grad is not None for parameter in layer.parameters())
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(num_heads=3), 'mid_channels must be divisible by num_heads=3, got .*=8'),
-        (dict(num_heads=0), 'num_heads must be a positive integer, got 0'),
-        (dict(num_slots=0), 'num_slots must be a positive integer, got 0'),
-        (dict(normalization='l1'), "normalization must be one of .* got 'l1'"),
-    ],
-)
-def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        MultiHeadExternalAttention(**{'in_channels': 8, 'num_heads': 2, **options})
+def test_heads_divide_the_channels():
+    with pytest.raises(ValueError, match=r'divisible by num_heads=3, got .*=8'):
+        MultiHeadExternalAttention(8, 3)
 
 
 @pytest.mark.parametrize('shape', [(2, 5, 7), (2, 8, 5, 5), (5, 8)])

@@ -12,6 +12,8 @@ from torch.testing import assert_close
 
 from attn_plugins.modules import ExternalAttention2d, GlobalSelfAttention, LESA2d
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = 8
 NORM = dict(norm_layer=nn.SyncBatchNorm)
 LESA = dict(num_heads=2, rel_pos_size=5, **NORM)

@@ -287,7 +287,7 @@ def test_lesa_passes_parity(lesa, lesa_models):
 
 def wrong_content_moments(monkeypatch):
     """The variance of the content term, one thousandth off."""
-    module = importlib.import_module('attn_plugins.modules.lesa')
+    module = importlib.import_module('attn_plugins.functional.lesa.context')
     sound = module.content_moments
 
     def wrong(q, k):
@@ -306,14 +306,14 @@ def test_wrong_lesa_is_not_measured(benchmark, monkeypatch, tmp_path, models):
 
 
 def test_lesa_parity_sees_wrong_running_statistics(lesa, parity_error, monkeypatch):
-    module = importlib.import_module('attn_plugins.modules.batch_norm')
+    module = importlib.import_module('attn_plugins.functional.batch_norm')
     monkeypatch.setattr(module, '_update_running_statistics', lambda *args: None)
     with pytest.raises(parity_error, match=r'training, similarity_norm\.running_mean'):
         lesa.check_parity()
 
 
 def test_lesa_parity_sees_a_wrong_gradient(lesa, parity_error, monkeypatch):
-    module = importlib.import_module('attn_plugins.functional.lesa')
+    module = importlib.import_module('attn_plugins.functional.lesa.blocks')
     sound = module._sum_windows
     monkeypatch.setattr(module, '_sum_windows', lambda windows: 1.001 * sound(windows))
     with pytest.raises(parity_error, match='training, gradient of'):

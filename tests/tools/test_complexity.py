@@ -124,7 +124,7 @@ def test_models_beside_their_stock_bases(complexity):
     )
     width, slots, pixels = 2048, 64, 8 * 8
     assert ours.params - stock.params == 2 * width**2 + width + 2 * slots * width
-    # Not more pixels than slots: the plain order is the cheaper one.
+    # As many pixels as slots: both orders cost the same.
     assert ours.macs - stock.macs == pixels * (2 * width**2 + 2 * slots * width)
 
 

@@ -106,7 +106,7 @@ def test_points_are_marked_and_numbered():
     assert [text.get_text() for text in image.texts] == ['1', '2']
 
 
-@pytest.mark.parametrize('count', [1, 2, 3, 8, 24])
+@pytest.mark.parametrize('count', [1, 2, 7, 17])  # of 17 on, six across
 def test_nothing_is_cut_off_or_overlaps(count):
     figure = attention_sheet(IMAGE, example(count), warning=UNTRAINED)
     figure.draw_without_rendering()

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ... import modules
-from ...functional.external import check_choice
+from ...functional.checks import check_choice
 from ...modules.checks import check_divides, check_positive, height_and_width
 from .resnet import check_options
 

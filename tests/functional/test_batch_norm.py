@@ -11,15 +11,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from attn_plugins.modules.batch_norm import is_foldable, scale_and_shift
+from attn_plugins.functional.batch_norm import batch_norm_values, scale_and_shift
 
 
 def through(norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(x)`` by scale and shift."""
     dims = (0, 2, 3)
-    scale, shift = scale_and_shift(
-        norm, lambda: (x.mean(dims), x.var(dims, unbiased=False)), x[:, 0].numel()
-    )
+    values, moments = batch_norm_values(norm), None
+    if values.needs_moments:
+        moments = x.mean(dims), x.var(dims, unbiased=False)
+    scale, shift = scale_and_shift(values, moments, x[:, 0].numel())
     return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
 
 
@@ -57,12 +58,10 @@ def test_only_batch_norms_fold():
         def forward(self, x):
             return x
 
-    assert is_foldable(Same(3))
-    assert is_foldable(nn.BatchNorm2d(3))
-    assert is_foldable(nn.SyncBatchNorm(3))
-    assert not is_foldable(Other(3))
-    assert is_foldable(Other(3).eval())
-    assert not is_foldable(nn.GroupNorm(1, 3))
+    for norm in (Same(3), nn.BatchNorm2d(3), nn.SyncBatchNorm(3), Other(3).eval()):
+        assert batch_norm_values(norm) is not None
+    for norm in (Other(3), nn.GroupNorm(1, 3)):
+        assert batch_norm_values(norm) is None
 
 
 def images() -> tuple[Tensor, Tensor]:
