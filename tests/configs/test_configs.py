@@ -13,6 +13,7 @@ import torch
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
+from meta import on_meta
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config, ConfigDict
@@ -207,11 +208,13 @@ def shrunk(model: ConfigDict) -> ConfigDict:
     if backbone.type in ('EAMLP', 'T2T_ViT'):
         backbone.embed_dims = model.head.in_channels
     else:
-        backbone.update(stem_channels=4, base_channels=4)
+        width = backbone.get('base_channels', 64) // 16
+        backbone.update(stem_channels=4, base_channels=width)
     if backbone.type in ('LESAResNet', 'GSAResNet'):
         backbone.attn = dict(backbone.get('attn') or {}, num_heads=2)
     if head:
         model.pretrained = None
+    if head and head.type == 'EAHead':
         head.update(attn_channels=32, channels=16)
     return model
 
@@ -285,7 +288,7 @@ def test_table_1_schedule_is_the_papers():
 
 def count(config: Config) -> int:
     """Parameters of its model."""
-    with torch.device('meta'):
+    with on_meta():
         model = MODELS.build(config.model)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -5,7 +5,7 @@ Imports ``mmcv.ops``, which registers DCN and DCNv2 and needs mmcv's operators.
 
 import torch.nn.functional as F
 from mmcv import ops
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class PadsSmallMaps:
@@ -29,6 +29,11 @@ class DeformConv2dPack(PadsSmallMaps, ops.DeformConv2dPack):
 
 class ModulatedDeformConv2dPack(PadsSmallMaps, ops.ModulatedDeformConv2dPack):
     """``DCNv2`` for maps of any size."""
+
+    def init_offset(self) -> None:
+        """Makes the offsets zero, as ``DCN`` does; LESA2d draws the weights."""
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
 
 
 FOR_ANY_MAP = {
