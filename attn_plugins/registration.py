@@ -1,7 +1,7 @@
-"""Registers our components with a host (mmengine, mmseg, ...) when it is imported.
+"""Registers our components with a framework (mmengine, mmseg, ...) on its import.
 
 This module knows names only. What is registered lives in ``attn_plugins.mm``, whose
-modules are imported right after the part of a host that they extend.
+modules are imported right after the part of a framework that they extend.
 """
 
 import importlib
@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-# What each host imports undeclared (ftfy, regex, torchvision), mmcv's operators, which
-# mmcv-lite lacks before `python -m attn_plugins ops link`, and what
+# What each framework imports undeclared (ftfy, regex, torchvision), mmcv's operators,
+# which mmcv-lite lacks before `python -m attn_plugins ops link`, and what
 # `pip install --no-deps` leaves out.
 HOST_REQUIREMENTS = {
     'mmseg': ('mmengine', 'mmcv', 'mmcv._ext', 'ftfy', 'regex'),
@@ -31,9 +31,9 @@ HOST_REQUIREMENTS = {
     ),
 }
 
-# What of ours is imported after which module of a host. A registry of a host imports
+# Our modules by the module that they are imported after. A framework's registry imports
 # `X.models` before it looks up a model, and looks in mmengine's after its own. Hooks,
-# loops and transforms are there with mmengine.runner, as mmengine's own are.
+# loops and transforms come with mmengine.runner, as mmengine's own do.
 _FOLLOWERS = {
     'mmengine.config': ('attn_plugins.mm.engine.base_configs',),
     'mmengine.registry': ('attn_plugins.mm.models.layers',),
@@ -53,9 +53,9 @@ _errors: dict[str, str] = {}
 
 
 class _Finder(MetaPathFinder):
-    """Imports ours after each module in the table, whoever imports that one.
+    """Imports our modules after each module in the table, whoever imports that one.
 
-    It stands first and finds nothing of its own: it hands on what the finders behind it
+    It stands first and finds nothing itself: it returns what the finders behind it
     find, with a loader around theirs.
     """
 
@@ -73,13 +73,13 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Steps aside before the module runs, which then has its own loader and errors."""
+    """Gives the module its own loader back before it runs, and its own errors."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)  # who looks without importing
+        return getattr(self.loader, name)  # for who inspects without importing
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
@@ -94,11 +94,11 @@ _finder = _Finder()
 
 
 def follow_hosts() -> None:
-    """Registers with the hosts that are imported, and those that will be.
+    """Registers with the frameworks that are imported, and those that will be.
 
-    Safe to call again. One that is being imported right now, which is how a host comes
-    here whose own files import this package, counts as imported: ours need only its
-    submodules, which can be had in the middle of it.
+    Safe to call again. A framework that is being imported right now, because its own
+    files import this package, counts as imported: ours need only its submodules, which
+    can be imported meanwhile.
     """
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
@@ -121,7 +121,7 @@ def _report(module: str, error: Exception) -> None:
         _errors[host] = f'{type(error).__name__}: {error}'
         warnings.warn(
             f'attn_plugins cannot register all it has for {host} ({_errors[host]}). '
-            'Run `python -m attn_plugins doctor` to see how to mend it.',
+            'Run `python -m attn_plugins doctor` to see how to fix it.',
             stacklevel=3,
         )
 
@@ -139,11 +139,10 @@ def missing_modules(host: str) -> tuple[str, ...]:
 
 
 def register_all() -> None:
-    """Imports the installed hosts, which registers all that they can use.
+    """Imports the installed frameworks, which registers all that they can use.
 
-    A host that is installed but cannot be imported (a version it refuses, say) is
-    reported by a warning and skipped, so that it does not take the other hosts with it.
-    Safe to call again.
+    One that is installed but cannot be imported (a version it refuses, say) is reported
+    by a warning and skipped, so that the others work. Safe to call again.
     """
     for module in _FOLLOWERS:
         host = module.partition('.')[0]
@@ -155,7 +154,7 @@ def register_all() -> None:
 
 
 def registered_components() -> dict[str, tuple[str, ...]]:
-    """Returns the registered names by the host whose registry holds them."""
+    """Returns the registered names by the framework whose registry holds them."""
     found: dict[str, tuple[str, ...]] = {}
     for module, followers in _FOLLOWERS.items():
         host = module.partition('.')[0]
@@ -167,9 +166,9 @@ def registered_components() -> dict[str, tuple[str, ...]]:
 
 
 def host_errors() -> dict[str, str]:
-    """Returns the error text of each host that is installed but fails to import.
+    """Returns the error text of each installed framework that cannot be imported.
 
-    Also where what fails is our part for it. What a host raised in somebody else's
+    Also where what fails is our part for it. What a framework raised in somebody else's
     import is not known here.
     """
     return dict(_errors)

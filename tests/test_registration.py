@@ -1,4 +1,4 @@
-"""Hosts get our components when they are imported, and are imported by nobody else."""
+"""Frameworks get our components when imported, and are imported by their user alone."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ ORDERS = {
         import {host}.models, mmengine.runner
         import attn_plugins
         """,
-    # As in a host that somebody has added our layers to.
+    # As in a framework that somebody has added our layers to.
     'within': """
         class Finder:
             def find_spec(self, name, path=None, target=None):
@@ -89,7 +89,12 @@ ORDERS = {
 
 
 @pytest.mark.parametrize(
-    ('host', 'order'), [('mmseg', 'within'), ('mmdet', 'first'), ('mmpretrain', 'last')]
+    ('host', 'order'),
+    [
+        ('mmdet', 'first'),
+        pytest.param('mmseg', 'within', marks=pytest.mark.slow),
+        pytest.param('mmpretrain', 'last', marks=pytest.mark.slow),
+    ],
 )
 def test_with_one_host(host, order):
     pytest.importorskip(host)
@@ -116,10 +121,9 @@ def test_with_one_host(host, order):
     )
 
 
-@pytest.mark.parametrize(
-    'module', ['mm.engine.loading', 'mm.engine.saving', 'mm.models.eamlp']
-)
-def test_a_module_of_ours_that_brings_its_host(module):
+@pytest.mark.slow
+@pytest.mark.parametrize('module', ['mm.engine.loading', 'mm.models.eamlp'])
+def test_a_module_of_ours_that_brings_its_framework(module):
     pytest.importorskip('mmpretrain')
     run(
         f"""
@@ -185,6 +189,7 @@ def test_what_fails_is_reported_and_the_rest_works():
     assert 'python -m attn_plugins doctor' in said
 
 
+@pytest.mark.slow
 def test_importing_and_registering_again_is_harmless():
     pytest.importorskip('mmseg')
     run(

@@ -56,6 +56,11 @@ def millions(model, trainable: bool = False) -> float:
     )
 
 
+def build(config: dict):
+    with torch.device('meta'):
+        return MODELS.build(config)
+
+
 def documented(repo, name: str) -> str:
     """Parameters in millions as the documentation's table has them."""
     lines = (repo / 'docs/eamlp.md').read_text().splitlines()
@@ -74,8 +79,7 @@ def test_every_row_has_its_config(repo):
 @pytest.mark.parametrize('name', PRINTED)
 def test_parameters_are_as_printed(repo, name):
     config = Config.fromfile(repo / f'configs/{name}.py')
-    with torch.device('meta'):
-        model = MODELS.build(config.model)
+    model = build(config.model)
     assert f'{millions(model):.1f}' == PRINTED[name]
     if name in EXACT:
         assert round(millions(model), 3) == EXACT[name]
@@ -89,7 +93,7 @@ def test_parameters_are_as_printed(repo, name):
 @pytest.mark.parametrize('name', NOT_PRINTED)
 def test_rows_that_failed_say_so(repo, name):
     assert '"failed"' in (repo / f'configs/{name}.py').read_text().partition('\n')[0]
-    model = MODELS.build(Config.fromfile(repo / f'configs/{name}.py').model)
+    model = build(Config.fromfile(repo / f'configs/{name}.py').model)
     assert documented(repo, name) == f'{millions(model):.3f}'
 
 
@@ -129,5 +133,5 @@ def test_images_are_of_the_size_of_the_position_table(repo, name, size):
         for step in pipeline[1:]:
             results = TRANSFORMS.build(step)(results)
         assert results['inputs'].shape == (3, size, size)
-    backbone = MODELS.build(config.model.backbone)
+    backbone = build(config.model.backbone)
     assert backbone.pos_embed.shape[1] == 1 + (size // 16) ** 2

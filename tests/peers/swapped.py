@@ -16,9 +16,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import attn_plugins  # noqa: F401 (registers)
-from attn_plugins.mm.models.derived import derived
-from attn_plugins.mm.models.resnet import Recomputed
-from attn_plugins.mm.models.segmentation import EAHead
+from attn_plugins.mm.models.segmentation import RECOMPUTED, EAHead
 
 
 class HostsError(KeyError, AssertionError):
@@ -68,8 +66,8 @@ def swap_backbones(make: Callable[..., nn.Module]) -> None:
 
 
 def swap_blocks() -> None:
-    for name in ('BasicBlock', 'Bottleneck'):
-        setattr(resnet, name, derived(Recomputed, getattr(resnet, name)))
+    for block, recomputed in RECOMPUTED.items():
+        setattr(resnet, block.__name__, recomputed)
 
 
 def swap_heads() -> None:

@@ -1,4 +1,4 @@
 """What registers as a model: layers, backbones, heads and necks.
 
-Imports mmengine, mmcv and the hosts, and of ours ``modules`` and ``functional``.
+Imports mmengine, mmcv and the frameworks, and of ours ``modules`` and ``functional``.
 """

@@ -3,8 +3,8 @@
 Source: Guo et al., arXiv 2105.02358, section 4.3 and Table II; the released layouts
 settle biases, the number of slots and the position table.
 
-It is mmpretrain's T2T-ViT, built untouched, with its attention swapped. One thing is
-mended where self-attention stays: mmpretrain 1.2.0, asked for T2T-ViT's scale, divides
+It is mmpretrain's T2T-ViT, built untouched, with its attention swapped. One fault is
+fixed where self-attention stays: mmpretrain 1.2.0, asked for T2T-ViT's scale, divides
 the logits by it instead of multiplying, 64 times too much at 64 channels per head.
 """
 
@@ -28,7 +28,25 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ... import modules
 from ...functional.checks import check_choice
 from ...modules.checks import check_divides, check_positive, height_and_width
-from .resnet import check_options
+from .resnet import check_attn_options
+
+
+class DropPathMixin:
+    """Ends a layer in ``drop_path``, the stochastic depth of its block."""
+
+    drop_path: nn.Module  # whoever builds the block sets it
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop_path(super().forward(x))
+
+
+class BlockMEA(DropPathMixin, modules.MultiHeadExternalAttention):
+    """Multi-head external attention of a block."""
+
+
+class BlockMLP(DropPathMixin, modules.TokenMLP):
+    """The MLP in place of a block's attention."""
+
 
 # By number of blocks: channels, heads of self-attention, width of the MLPs over C.
 ARCHITECTURES = {7: (256, 4, 2), 14: (384, 6, 3), 19: (448, 7, 3)}
@@ -40,9 +58,9 @@ TOKEN_TYPES = {
     'transformer': None,
 }
 ATTN_TYPES = {
-    'mea': modules.MultiHeadExternalAttention,
-    'ea': modules.MultiHeadExternalAttention,
-    'mlp': modules.TokenMLP,
+    'mea': BlockMEA,
+    'ea': BlockMEA,
+    'mlp': BlockMLP,
     'transformer': None,
 }
 EA_SLOTS = 256  # of one head; h heads have an h-th of them (section 3.3)
@@ -181,7 +199,7 @@ class EAMLP(T2T_ViT):
             attn = stage.attn
             if layer_type is None:
                 # T2T-ViT's scale, of the incoming tokens.
-                _mend_scale(attn, attn.input_dims**-0.5)
+                _fix_scale(attn, attn.input_dims**-0.5)
             else:
                 stage.attn = layer_type(attn.input_dims, attn.embed_dims, **options)
 
@@ -193,7 +211,7 @@ class EAMLP(T2T_ViT):
         channels, heads = layer.attn.embed_dims, layer.attn.num_heads
         check_divides(num_heads=heads, embed_dims=channels)
         if layer_type is None:
-            _mend_scale(layer.attn, (channels // heads) ** -0.5)
+            _fix_scale(layer.attn, (channels // heads) ** -0.5)
             return
         if attn_type == 'mlp':
             options = {'out_channels': channels, **options}
@@ -208,9 +226,9 @@ class EAMLP(T2T_ViT):
                 'mid_channels': num_heads * (channels // heads),
                 **options,
             }
-        layer.attn = _IN_BLOCKS[layer_type](
-            channels, drop_path=layer.attn.out_drop, **options
-        )
+        attn = layer_type(channels, **options)
+        attn.drop_path = layer.attn.out_drop
+        layer.attn = attn
 
     def init_weights(self) -> None:
         """Initialises as the stock backbone, which fails without a class token."""
@@ -249,34 +267,7 @@ def token_grid(tokens_to_token: T2TModule, size: tuple[int, int]) -> tuple[int, 
     return size
 
 
-class _EndsInDropPath:
-    """A mixin: the layer ends in ``drop_path``, the stochastic depth of its block."""
-
-    def __init__(self, *args, drop_path: nn.Module, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.drop_path = drop_path
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop_path(super().forward(x))
-
-
-# Under the layers' names, which messages and pictures show, and at the level of the
-# module, where pickle looks for them.
-class MultiHeadExternalAttention(_EndsInDropPath, modules.MultiHeadExternalAttention):
-    """External attention of a block."""
-
-
-class TokenMLP(_EndsInDropPath, modules.TokenMLP):
-    """What a block without attention has in its place."""
-
-
-_IN_BLOCKS = {
-    modules.MultiHeadExternalAttention: MultiHeadExternalAttention,
-    modules.TokenMLP: TokenMLP,
-}
-
-
-def _mend_scale(attn: nn.Module, scale: float) -> None:
+def _fix_scale(attn: nn.Module, scale: float) -> None:
     """Makes mmpretrain's self-attention multiply the logits by ``scale``."""
     attn.scaled_dot_product_attention = functools.partial(
         F.scaled_dot_product_attention, scale=scale
@@ -325,7 +316,7 @@ def _check_options(
     *more_reserved: str,
 ) -> None:
     if layer_type is not None:
-        check_options(layer_type, options, ('in_channels', *more_reserved), name)
+        check_attn_options(layer_type, options, ('in_channels', *more_reserved), name)
     elif options:
         raise ValueError(
             f'{name}={options!r} are options of a layer that takes the place of '

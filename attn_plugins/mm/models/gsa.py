@@ -1,4 +1,4 @@
-"""GSA-ResNet for the hosts (GSA, Shen et al., arXiv 2010.03019, section 4)."""
+"""GSA-ResNet (GSA, Shen et al., arXiv 2010.03019, section 4)."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ class GSAStages(AttnStages):
         depth: 18, 34, 38, 50 or 101. 38 has 2, 3, 5 and 2 bottlenecks. In the
             BasicBlock of 18 and 34 the second convolution is replaced.
         stage_with_attn: The stages whose convolutions are replaced; None is all. With
-            none of them the network is the host's own, bit for bit.
+            none of them the network is the stock ResNet, bit for bit.
         attn: Options of :class:`~attn_plugins.modules.GlobalSelfAttention`.
         rel_pos_input_size: Image size in pixels that the position tables are laid out
             for, a number or height and width. Images of any size are fine.
-        **kwargs: Arguments of the host's ResNet. With ``with_cp`` a block's running
-            statistics move once in a step, in the stock ResNet they move twice.
+        **kwargs: Arguments of the framework's ResNet. With ``with_cp`` running
+            statistics move once in a step; in the stock ResNet they move twice.
 
     Raises:
         ValueError: If the depth or an option of ``attn`` is unknown, a tuple has not
@@ -53,19 +53,13 @@ class GSAStages(AttnStages):
         )
 
 
-def make_gsa_resnet(base: type[nn.Module], module: str) -> type[nn.Module]:
-    """Makes the ``GSAResNet`` of a host.
-
-    Args:
-        base: The host's ResNet.
-        module: Name of the Python module that the class is going to live in.
-    """
-    bottleneck = base.arch_settings[50][0]
-    depths = {depth: base.arch_settings[depth] for depth in (18, 34, 50, 101)}
-    depths[38] = (bottleneck, (2, 3, 5, 2))
-    members = dict(
-        __module__=module,
-        __doc__=GSAStages.__doc__,
-        arch_settings=dict(sorted(depths.items())),
-    )
-    return type('GSAResNet', (GSAStages, base), members)
+def depths_of_gsa(resnet: type[nn.Module]) -> dict[int, tuple]:
+    """Returns the paper's depths, as the ``arch_settings`` of a framework's ResNet."""
+    stock = resnet.arch_settings
+    return {
+        18: stock[18],
+        34: stock[34],
+        38: (stock[50][0], (2, 3, 5, 2)),
+        50: stock[50],
+        101: stock[101],
+    }

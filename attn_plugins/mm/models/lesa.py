@@ -1,18 +1,15 @@
-"""LESA-ResNet for the hosts (LESA, Yang et al., arXiv 2107.05637, sections 3.2, 4)."""
+"""LESA-ResNet (LESA, Yang et al., arXiv 2107.05637, sections 3.2, 4)."""
 
 import functools
-import importlib
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer
 from mmengine.model.weight_init import constant_init
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
 from ...modules.lesa import LESA2d
 from ...registration import missing_modules
-from .derived import derived
 from .resnet import AttnStages, check_stages
 
 
@@ -32,37 +29,23 @@ def check_deformable(dcn: dict, depth: int) -> None:
             f'dcn={dcn!r} needs the operators of mmcv, and this mmcv has none: '
             '`python -m attn_plugins ops link` gives it those of attn_plugins'
         )
-    importlib.import_module('mmcv.ops')  # registers DCN
-
-
-class _TakesSmallMaps:
-    """A deformable convolution for any map: a mixin that stands before its class.
-
-    The operator refuses maps smaller than its kernel, though the convolution's padding
-    would do. More zeros at the far sides change no value that is kept.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        H, W = x.shape[-2:]
-        kernel_h, kernel_w = self.kernel_size
-        missing_h, missing_w = max(kernel_h - H, 0), max(kernel_w - W, 0)
-        if missing_h or missing_w:
-            x = F.pad(x, (0, missing_w, 0, missing_h))
-        return super().forward(x)[..., :H, :W]
+    import mmcv.ops  # noqa: F401 (registers DCN)
 
 
 def deformable_conv(dcn: dict, *args, **kwargs) -> nn.Module:
     """Builds the deformable convolution of a local term.
 
     Args:
-        dcn: Config as of the host's ResNet.
+        dcn: Config as the framework's ResNet takes it.
         *args: Arguments of the convolution.
         **kwargs: Likewise.
     """
+    from .deform_conv import FOR_ANY_MAP  # needs mmcv's operators
+
     options = {k: v for k, v in dcn.items() if k != 'fallback_on_stride'}
     with MODELS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(options['type'])
-    options['type'] = derived(_TakesSmallMaps, kind)
+        conv = registry.get(options['type'])
+    options['type'] = FOR_ANY_MAP.get(conv, conv)
     return build_conv_layer(options, *args, **kwargs)
 
 
@@ -79,14 +62,14 @@ class LESAStages(AttnStages):
             convolution is replaced.
         wide: Whether the bottlenecks' kernel channels are doubled (WRN).
         stage_with_attn: The stages whose convolutions are replaced; None is the third
-            and the fourth. With none of them the network is the host's own, bit for
-            bit.
+            and the fourth. With none of them the network is the stock ResNet, bit
+            for bit.
         keep_first_conv: The stages among them whose first block keeps its
             convolution; None is the third, as in the paper.
         attn: Options of :class:`~attn_plugins.modules.LESA2d`.
         rel_pos_input_size: Image size in pixels that the position tables are laid out
             for, a number or height and width. Images of any size are fine.
-        **kwargs: Arguments of the host's ResNet. ``dcn`` with ``stage_with_dcn``
+        **kwargs: Arguments of the framework's ResNet. ``dcn`` with ``stage_with_dcn``
             makes the convolutions of these stages deformable, and the local term of
             the LESA layers there too. With ``with_cp`` a block's running statistics
             move once in a step, in the stock ResNet they move twice.
@@ -99,6 +82,8 @@ class LESAStages(AttnStages):
 
     layer_type = LESA2d
     reserved_options = (*AttnStages.reserved_options, 'out_channels', 'local_conv')
+    # Where the expansion is an attribute of the block's class, as in mmdet and mmseg.
+    wide_bottleneck: type[nn.Module] | None = None
 
     def __init__(
         self,
@@ -117,18 +102,33 @@ class LESAStages(AttnStages):
         if keep_first_conv is None:
             keep_first_conv = (True, True, True, False)[:num_stages]
         check_stages(num_stages, keep_first_conv=keep_first_conv)
+        if wide and depth in (18, 34):
+            raise ValueError(
+                'wide=True doubles the kernel channels of bottlenecks, which the '
+                f'blocks of depth {depth} are not: use depth 50 or more'
+            )
         if kwargs.get('dcn') is not None:
             check_deformable(kwargs['dcn'], depth)
-            kwargs['dcn'] = dict(kwargs['dcn'])  # the host's blocks take keys out of it
+            kwargs['dcn'] = dict(kwargs['dcn'])  # stock blocks pop a key of it
+        self.wide = wide
         self.keep_first_conv = tuple(keep_first_conv)
         super().__init__(
             depth,
-            wide=wide,
             stage_with_attn=stage_with_attn,
             attn=attn,
             rel_pos_input_size=rel_pos_input_size,
             **kwargs,
         )
+
+    def make_res_layer(self, **kwargs) -> nn.Module:
+        if self.wide:
+            # conv1 and conv2 are twice as wide; the block's output stays as it is.
+            if self.wide_bottleneck is None:
+                kwargs['expansion'] //= 2
+            else:
+                kwargs['planes'] *= 2
+                kwargs['block'] = self.wide_bottleneck
+        return super().make_res_layer(**kwargs)
 
     def keeps_conv(self, stage: int, is_first: bool) -> bool:
         return is_first and self.keep_first_conv[stage]
@@ -145,7 +145,7 @@ class LESAStages(AttnStages):
             setattr(block, block.norm2_name, nn.Identity())
 
     def init_weights(self) -> None:
-        """Initialises as the host does; ``zero_init_residual`` reaches LESA as well.
+        """Initialises as the stock ResNet; ``zero_init_residual`` reaches LESA too.
 
         A BasicBlock whose last norm was `norm2` ends in the norms of its LESA layer.
         """
@@ -165,14 +165,3 @@ class LESAStages(AttnStages):
     def ends_in_norms(self) -> bool:
         """Whether the layers end in norms of their own."""
         return self.attn.get('variant', 'dynamic') == 'dynamic'
-
-
-def make_lesa_resnet(base: type[nn.Module], module: str) -> type[nn.Module]:
-    """Makes the ``LESAResNet`` of a host.
-
-    Args:
-        base: The host's ResNet.
-        module: Name of the Python module that the class is going to live in.
-    """
-    members = dict(__module__=module, __doc__=LESAStages.__doc__)
-    return type('LESAResNet', (LESAStages, base), members)

@@ -1,6 +1,6 @@
 """Attention in place of the 3x3 convolutions of a ResNet of mmdet, mmseg, mmpretrain.
 
-The three hosts each have their own ResNet. It is built untouched, then `conv2` of the
+Each framework has a ResNet of its own. It is built untouched, then `conv2` of the
 blocks in the chosen stages is swapped: in a bottleneck that is the 3x3 convolution, in
 a BasicBlock the second one, whose stride is always 1.
 """
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from ...modules.checks import height_and_width
 from ...modules.recompute import checkpoint_forward
 from ...modules.tables import resize_tables_on_load
-from .derived import derived
-from .norms import norm_layer_of
+from .layers import norm_layer_of
 
-STEM_STRIDE = 4  # of every stem of the hosts: a convolution and a pooling, 2 each
+STEM_STRIDE = 4  # of every framework's stem: a convolution and a pooling, 2 each
 
 
 def check_stages(num_stages: int, **tuples: Sequence[bool]) -> None:
@@ -35,7 +34,7 @@ def check_stages(num_stages: int, **tuples: Sequence[bool]) -> None:
             )
 
 
-def check_options(
+def check_attn_options(
     layer: type, options: dict, reserved: Collection[str], name: str = 'attn'
 ) -> None:
     """Raises ``ValueError`` unless ``options`` are arguments of ``layer``.
@@ -57,34 +56,16 @@ def check_options(
             )
 
 
-class Widened:
-    """A bottleneck of a Wide ResNet: a mixin that doubles the kernel channels.
-
-    All that the block builds inside is of twice the width, plugins and deformable
-    convolutions included; what goes in and comes out is as wide as before.
-    """
-
-    def __init__(self, **kwargs) -> None:
-        # Twice the planes at half the expansion. The class attribute, which the host
-        # sizes the stages with, stays.
-        if 'expansion' in kwargs:  # mmpretrain
-            kwargs['expansion'] //= 2
-        else:
-            self.expansion = type(self).expansion // 2
-            kwargs['planes'] *= 2
-        super().__init__(**kwargs)
-
-
 class Recomputed:
-    """A block whose ``with_cp`` moves running statistics once: a mixin."""
+    """A mixin for a residual block: ``with_cp`` moves running statistics once."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
-            return checkpoint_forward(self, self._forward_once, x)
+            return checkpoint_forward(self, self._stock_forward, x)
         return super().forward(x)
 
-    def _forward_once(self, x: Tensor) -> Tensor:
-        self.with_cp = False  # the host's own, which moves them twice
+    def _stock_forward(self, x: Tensor) -> Tensor:
+        self.with_cp = False  # the stock block's own checkpointing moves them twice
         try:
             return super().forward(x)
         finally:
@@ -94,10 +75,10 @@ class Recomputed:
 def report_partial_load(
     backbone: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
-    """Says in one line what of a checkpoint a backbone takes, unless it is all.
+    """Logs in one line which tensors of a checkpoint a backbone takes, unless all.
 
-    A load pre-hook: a classifier's weights in a detector lack some tensors and have
-    others of another shape, and mm lists all of them.
+    A load pre-hook. A classifier's weights in a detector lack some tensors and have
+    others of another shape; mmengine lists every one of them.
     """
     given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
     own = {k: v for k, v in backbone.state_dict().items() if 'num_batches' not in k}
@@ -124,7 +105,7 @@ def report_partial_load(
 
 
 def _abridged(names: list[str]) -> str:
-    """Lists the parts of blocks by their names inside of the block, each once."""
+    """Lists tensors of blocks by their name inside the block, each once."""
     if not names:
         return 'none'
     counts = collections.Counter(
@@ -137,12 +118,13 @@ def _abridged(names: list[str]) -> str:
 
 
 class AttnStages:
-    """What the attention backbones share: a mixin that stands before a host's ResNet.
+    """What the attention backbones share: a mixin that stands before a ResNet.
 
     A subclass says which blocks keep their convolution, and makes the layers.
     """
 
     layer_type: type[nn.Module]
+    recomputed_blocks: dict[type[nn.Module], type[nn.Module]]  # by stock block
     reserved_options = ('in_channels', 'rel_pos_size', 'stride', 'norm_layer')
 
     def __init__(
@@ -152,25 +134,18 @@ class AttnStages:
         stage_with_attn: Sequence[bool],
         attn: dict | None,
         rel_pos_input_size: int | Sequence[int],
-        wide: bool = False,
         **kwargs,
     ) -> None:
         if depth not in self.arch_settings:
             depths = ', '.join(map(str, self.arch_settings))
             raise ValueError(f'depth must be one of {depths}, got {depth!r}')
-        if wide and self.arch_settings[depth][0] is not self.arch_settings[50][0]:
-            raise ValueError(
-                'wide=True doubles the kernel channels of bottlenecks, which the '
-                f'blocks of depth {depth} are not: use depth 50 or more'
-            )
         check_stages(kwargs.get('num_stages', 4), stage_with_attn=stage_with_attn)
         self.attn = dict(attn or {})
-        check_options(self.layer_type, self.attn, self.reserved_options)
+        check_attn_options(self.layer_type, self.attn, self.reserved_options)
         self.rel_pos_input_size = height_and_width(
             rel_pos_input_size=rel_pos_input_size
         )
         self.stage_with_attn = tuple(stage_with_attn)
-        self.wide = wide
         super().__init__(depth, **kwargs)
         for stage, block, is_first, stride in self._chosen_blocks():
             if not self.keeps_conv(stage, is_first):
@@ -189,21 +164,16 @@ class AttnStages:
         return self.layer_type(**options)
 
     def make_res_layer(self, block: type[nn.Module], **kwargs) -> nn.Module:
-        # Here, and not in arch_settings: the hosts compare the class in there with
-        # their own to decide on zero_init_residual.
-        mixins = []
+        # Not in arch_settings: zero_init_residual goes by the class in there, which
+        # must be the framework's own.
         if kwargs['with_cp'] and any(self.stage_with_attn):
-            mixins.append(Recomputed)
-        if self.wide:
-            mixins.append(Widened)
-        if mixins:
-            block = derived(*mixins, block)
+            block = self.recomputed_blocks.get(block, block)
         return super().make_res_layer(block=block, **kwargs)
 
     def _chosen_blocks(self) -> Iterator[tuple[int, nn.Module, bool, int]]:
         """Yields stage, block, whether it is the first, stride of the map conv2 gets.
 
-        The strides are those that the host built, whatever the style.
+        The strides are read from the blocks, as they depend on the style.
         """
         stride = STEM_STRIDE
         for stage, name in enumerate(self.res_layers):
@@ -233,7 +203,7 @@ class AttnStages:
                     yield block
 
     def init_weights(self) -> None:
-        """Initialises as the host does; the layers keep their own initialisation."""
+        """Initialises as the stock ResNet; the layers keep their own initialisation."""
         again = self.is_init
         super().init_weights()
         if again or self._loads_weights():

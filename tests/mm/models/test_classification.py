@@ -1,4 +1,4 @@
-"""mmpretrain as a host: its stock classifier and training tool, beside this package."""
+"""mmpretrain: its stock classifier and training tool, beside this package."""
 
 import subprocess
 import sys
@@ -83,6 +83,7 @@ def test_stock_classifier_learns_from_a_batch():
     torch.testing.assert_close(scores.sum(1), torch.ones(4))
 
 
+@pytest.mark.slow
 def test_stock_training_tool(tmp_path):
     draw_images(tmp_path / 'data', count=4)
     config = tmp_path / 'config.py'

@@ -29,13 +29,11 @@ def _mmdet_scope():
     ('backbone', 'channels'),
     [
         (dict(type='ResNet', depth=18), [64, 128, 256, 512]),
-        (dict(type='ResNeXt', depth=50, groups=32, base_width=4), None),
         (SWIN, [24, 48, 96, 192]),
     ],
-    ids=['resnet', 'resnext', 'swin'],
+    ids=['resnet', 'swin'],
 )
 def test_neck_over_any_backbone_and_before_fpn(backbone, channels):
-    channels = channels or [256, 512, 1024, 2048]
     body = MODELS.build(backbone)
     neck = MODELS.build(
         [
@@ -50,8 +48,10 @@ def test_neck_over_any_backbone_and_before_fpn(backbone, channels):
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
-@pytest.mark.parametrize('position', ['after_conv1', 'after_conv2', 'after_conv3'])
-@pytest.mark.parametrize('stage', range(4))
+@pytest.mark.parametrize(
+    ('stage', 'position'),
+    [(0, 'after_conv1'), (1, 'after_conv2'), (2, 'after_conv3'), (3, 'after_conv3')],
+)
 def test_plugin_in_any_stage_and_position(stage, position):
     stages = tuple(index == stage for index in range(4))
     plugin = dict(
@@ -59,7 +59,8 @@ def test_plugin_in_any_stage_and_position(stage, position):
         stages=stages,
         position=position,
     )
-    backbone = MODELS.build(dict(type='ResNet', depth=50, plugins=[plugin]))
+    small = dict(stem_channels=16, base_channels=16)
+    backbone = MODELS.build(dict(type='ResNet', depth=50, plugins=[plugin], **small))
     layers = [
         name
         for name, module in backbone.named_modules()
@@ -68,10 +69,3 @@ def test_plugin_in_any_stage_and_position(stage, position):
     assert len(layers) == (3, 4, 6, 3)[stage]
     assert all(name.startswith(f'layer{stage + 1}.') for name in layers)
     assert len(backbone(torch.rand(1, 3, 33, 47))) == 4
-
-
-def test_channels_that_do_not_match_the_backbone():
-    body = MODELS.build(dict(type='ResNet', depth=18))
-    neck = MODELS.build(dict(type='EANeck', in_channels=[64, 128, 256, 1024]))
-    with pytest.raises(ValueError, match=r'in_channels=1024\) expects .* got \(1, 512'):
-        neck(body(torch.rand(1, 3, 33, 47)))

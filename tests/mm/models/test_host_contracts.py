@@ -1,11 +1,13 @@
-"""What the hosts promise of their backbones, necks and heads holds for ours.
+"""What each framework promises of its backbones, necks and heads holds for ours.
 
 mmdet and mmpretrain publish no tests with their distributions; these say again what
 their base classes promise. mmseg's own tests are run by tests/peers/run.py.
 """
 
+import copy
+import importlib
+import inspect
 import pickle
-import sys
 
 import pytest
 import torch
@@ -16,18 +18,20 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import attn_plugins  # noqa: F401 (registers)
+from attn_plugins import modules
+from attn_plugins.mm.models import layers
 
+LAYERS = set(layers.REGISTERED)
 BACKBONES = ('LESAResNet', 'GSAResNet')
 DCN = dict(type='DCN', deform_groups=1, fallback_on_stride=False)
 
 
 @pytest.fixture(params=['mmdet', 'mmseg', 'mmpretrain'])
 def models(request):
-    """The registry of each host."""
+    """The registry of each framework."""
     pytest.importorskip(request.param)
     init_default_scope(request.param)
-    return sys.modules[f'{request.param}.registry'].MODELS
+    return importlib.import_module(f'{request.param}.registry').MODELS
 
 
 def backbone_of(models, name: str, depth: int = 18, **options) -> nn.Module:
@@ -44,7 +48,7 @@ def stem_of(backbone: nn.Module) -> list[nn.Module]:
 # --- backbones ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize('out_indices', [(0,), (3,), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize('out_indices', [(0,), (1, 3)])
 @pytest.mark.parametrize('name', BACKBONES)
 def test_maps_of_out_indices(models, name, out_indices):
     backbone = backbone_of(models, name, out_indices=out_indices)
@@ -55,8 +59,7 @@ def test_maps_of_out_indices(models, name, out_indices):
     ]
 
 
-@pytest.mark.parametrize('deep_stem', [False, True])
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
+@pytest.mark.parametrize(('frozen_stages', 'deep_stem'), [(0, True), (4, False)])
 @pytest.mark.parametrize('name', BACKBONES)
 def test_frozen_stages(models, name, frozen_stages, deep_stem):
     """Frozen is without gradient and in eval mode, however often it is trained."""
@@ -77,7 +80,7 @@ def test_frozen_stages(models, name, frozen_stages, deep_stem):
 
 
 @pytest.mark.parametrize('name', BACKBONES)
-def test_the_hosts_mistakes_are_still_mistakes(models, name):
+def test_what_a_stock_resnet_refuses_is_refused(models, name):
     for options in (
         dict(depth=50, style='tensorflow'),
         dict(num_stages=0),
@@ -87,7 +90,7 @@ def test_the_hosts_mistakes_are_still_mistakes(models, name):
             backbone_of(models, name, **options)
 
 
-@pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
+@pytest.mark.parametrize('models', ['mmdet'], indirect=True)
 @pytest.mark.parametrize('name', BACKBONES)
 def test_plugins_stand_where_they_are_asked_for(models, name):
     plugin = dict(
@@ -135,26 +138,62 @@ def test_with_cp_says_so_and_can_be_switched_off(models, name, monkeypatch):
         ('GSAResNet', dict(depth=50, with_cp=True)),
     ],
 )
-def test_a_whole_backbone_is_pickled(models, name, options):
-    check_pickling(backbone_of(models, name, **options))
+def test_a_whole_backbone_is_copied_and_pickled(models, name, options):
+    check_twins(backbone_of(models, name, **options))
 
 
 @pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
-def test_a_deformable_backbone_is_pickled(models):
+def test_a_deformable_backbone_is_copied_and_pickled(models):
     options = dict(dcn=DCN, stage_with_dcn=(False, True, True, True), wide=True)
-    check_pickling(backbone_of(models, 'LESAResNet', 50, with_cp=True, **options))
+    check_twins(backbone_of(models, 'LESAResNet', 50, with_cp=True, **options))
 
 
-def check_pickling(backbone: nn.Module) -> None:
-    twin = pickle.loads(pickle.dumps(backbone))
-    x = torch.rand(1, 3, 64, 64)
-    for module in (backbone, twin):
-        module.eval()
+def check_twins(backbone: nn.Module) -> None:
+    """A copy and what is pickled are of the same classes, and do the same."""
+    backbone.eval()
+    x = torch.rand(1, 3, 33, 47)
     types = [type(module) for module in backbone.modules()]
-    assert [type(module) for module in twin.modules()] == types
-    with torch.no_grad():
-        for out, expected in zip(twin(x), backbone(x), strict=True):
-            assert torch.equal(out, expected)
+    for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert [type(module) for module in twin.modules()] == types
+        with torch.no_grad():
+            for out, expected in zip(twin(x), backbone(x), strict=True):
+                assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    'name', ['LESAResNet', 'GSAResNet', 'EAHead', 'EAMLP', *sorted(LAYERS)]
+)
+def test_registered_classes_are_where_they_say(models, name):
+    """For help(), pickle and editors, which go by module and name."""
+    cls = models.get(name)
+    if cls is None:
+        assert name in ('EAHead', 'EAMLP')
+        return
+    assert getattr(importlib.import_module(cls.__module__), name) is cls
+    assert inspect.getdoc(cls)
+
+
+@pytest.mark.parametrize('name', sorted(LAYERS - {'MultiHeadExternalAttention'}))
+def test_a_registered_layer_has_the_arguments_of_its_layer(name, monkeypatch):
+    """All of them, by the same names and defaults, and hands them on."""
+    layer, registered = getattr(modules, name), getattr(layers, name)
+    assert issubclass(registered, layer)
+    signature = inspect.signature(layer)
+    parameters = dict(inspect.signature(registered).parameters)
+    assert parameters.pop('norm_cfg').default is None
+    assert [(p.name, p.kind, p.default) for p in parameters.values()] == [
+        (p.name, p.kind, p.default) for p in signature.parameters.values()
+    ]
+    received = {}
+
+    def record(self, *args, **kwargs):
+        received.update(signature.bind(*args, **kwargs).arguments)
+
+    monkeypatch.setattr(layer, '__init__', record)
+    given = {name: object() for name in signature.parameters if name != 'layer_options'}
+    registered(**given)
+    received.pop('layer_options', None)
+    assert received == given
 
 
 @pytest.mark.parametrize('models', ['mmseg'], indirect=True)
@@ -193,7 +232,8 @@ def maps() -> tuple[Tensor, ...]:
     return tuple(torch.rand(2, 8 * 2**i, 32 // 2**i, 40 // 2**i) for i in range(4))
 
 
-@pytest.mark.parametrize('stages', [(-1,), (0, 2), (0, 1, 2, 3)])
+@pytest.mark.parametrize('models', ['mmdet'], indirect=True)
+@pytest.mark.parametrize('stages', [(-1,), (0, 2)])
 def test_neck_keeps_number_and_shapes_of_the_maps(models, maps, stages):
     config = dict(type='EANeck', in_channels=[8, 16, 32, 64], stages=stages)
     neck = models.build({**config, 'norm_cfg': dict(type='BN')})
@@ -207,7 +247,7 @@ def test_neck_keeps_number_and_shapes_of_the_maps(models, maps, stages):
         assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize('models', ['mmdet', 'mmseg'], indirect=True)
+@pytest.mark.parametrize('models', ['mmdet'], indirect=True)
 def test_neck_before_a_feature_pyramid(models, maps):
     channels = [8, 16, 32, 64]
     necks = [
@@ -221,12 +261,6 @@ def test_neck_before_a_feature_pyramid(models, maps):
     assert all(out.shape[:2] == (2, 16) for out in outs)
 
 
-def test_wrong_number_of_maps_is_named(models, maps):
-    neck = models.build(dict(type='EANeck', in_channels=[8, 16, 32, 64]))
-    with pytest.raises(ValueError, match='in_channels'):
-        neck(maps[:3])
-
-
 # --- decode heads ------------------------------------------------------------
 
 
@@ -235,7 +269,7 @@ def heads():
     """Makes the same head twice: mmseg's FCNHead, whose contract it is, and EAHead."""
     pytest.importorskip('mmseg')
     init_default_scope('mmseg')
-    models = sys.modules['mmseg.registry'].MODELS
+    models = importlib.import_module('mmseg.registry').MODELS
 
     def make(**options) -> list[nn.Module]:
         defaults = dict(in_channels=8, channels=4, num_classes=5)
