@@ -21,10 +21,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mm_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-
-class BrokenCheckpointError(RuntimeError):
-    """A file that is damaged, incomplete, or no checkpoint at all."""
-
+from .errors import BrokenCheckpointError
 
 # The statistics that a history buffer pickles beside its numbers.
 _STATISTICS = ('current', 'max', 'mean', 'min')

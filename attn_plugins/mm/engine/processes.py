@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..apis.launch import LaunchError
+from .errors import LaunchError
+
+
+def is_first_process() -> bool:
+    """Whether this process of a job is the one that reports, before the job has met."""
+    return (os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0') == '0'
 
 
 def prepare_processes(cfg: Config) -> None:

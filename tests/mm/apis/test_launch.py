@@ -8,6 +8,14 @@ import torch
 from PIL import Image
 
 pytest.importorskip('mmseg')
+from attn_plugins.mm.apis.testing import (
+    augment_test_time,
+    dump_predictions,
+    format_results,
+    paint_predictions,
+    update_transforms,
+)
+from attn_plugins.mm.engine.writing import WriteError
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -19,14 +27,6 @@ from attn_plugins.mm.apis.launch import (
     load_config,
     one_line_errors,
 )
-from attn_plugins.mm.apis.testing import (
-    augment_test_time,
-    dump_predictions,
-    format_results,
-    paint_predictions,
-    update_transforms,
-)
-from attn_plugins.mm.engine.writing import WriteError
 
 
 def parse(*arguments: str) -> argparse.Namespace:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip('mmengine')
+from attn_plugins.mm.engine.writing import TEMPORARY, WriteError, write_atomically
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -23,7 +24,6 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 import attn_plugins  # noqa: F401 (registers)
 from attn_plugins.mm.engine import loops
-from attn_plugins.mm.engine.writing import TEMPORARY, WriteError, write_atomically
 
 SIZE = 11
 loaded: list[int] = []

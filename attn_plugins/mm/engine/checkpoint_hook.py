@@ -12,13 +12,13 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .randomness import random_states, set_random_states
-from .writing import (
+from .atomic_write import (
     BACKEND,
     AtomicBackend,
     remove_leftovers,
     write_atomically,
 )
+from .randomness import random_states, set_random_states
 
 REGISTERED = ('ResumableCheckpointHook',)
 
