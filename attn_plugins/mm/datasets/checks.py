@@ -228,17 +228,15 @@ def _built_samples(settings: dict, cfg: Config, most: int | None) -> list[Sample
         count = len(dataset)
         info = getattr(dataset, 'get_data_info', lambda index: {})
         infos = [info(index) for index in range(0, count, _step(count, most, name))]
+        problem = '' if count else 'none'
     except (IndexError, RuntimeError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+    if problem:
         raise DataError(
-            f'{name} cannot be read: {str(error).splitlines()[0]} (--no-checks shows '
-            'where)'
-        ) from error
-    if not count:
-        suffix = getattr(dataset, 'img_suffix', None) or 'the suffix of an image'
-        raise DataError(
-            f'{name} has no images: expected files that end in {suffix} in '
-            f'{settings.get("data_root")} {settings.get("data_prefix")}, or names in '
-            f'{settings.get("ann_file") or "ann_file"}'
+            f'{name} has no images that it can read ({problem}): expected them in '
+            f'{settings.get("data_root")} {settings.get("data_prefix") or ""}, with '
+            f'img_suffix {settings.get("img_suffix", "of the data set")}, or by their '
+            f'names in {settings.get("ann_file") or "ann_file"}'
         )
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if classes:

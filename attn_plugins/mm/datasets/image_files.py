@@ -65,7 +65,9 @@ def image_sizes(path: str | os.PathLike) -> set[tuple[int, int]]:
     """
     check_whole(path)
     with _opened(path) as image:
-        turned = image.getexif().get(ORIENTATION) in TURNED
+        # OpenCV turns no other kind.
+        exif = image.getexif() if image.format == 'JPEG' else {}
+        turned = exif.get(ORIENTATION) in TURNED
         return {image.size[::-1], image.size if turned else image.size[::-1]}
 
 

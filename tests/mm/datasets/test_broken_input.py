@@ -24,6 +24,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
@@ -529,7 +530,8 @@ def of_list(content: str):
 DATASETS_TABLE = {
     'images of another suffix': (
         of_mmseg(lambda p, s: s.update(img_suffix='.jpeg')),
-        'BaseSegDataset has no images: expected files that end in .jpeg in',
+        'BaseSegDataset has no images',
+        'img_suffix .jpeg',
     ),
     'image without labels': (
         of_mmseg(lambda p, s: (p / 'labels/1.png').unlink()),
@@ -538,7 +540,7 @@ DATASETS_TABLE = {
     ),
     'empty list of images': (
         of_mmseg(lambda p, s: s.update(ann_file=text(p, 'list.txt', ''))),
-        'has no images',
+        'BaseSegDataset has no images',
         'list.txt',
     ),
     'other classes than the head': (
@@ -546,7 +548,7 @@ DATASETS_TABLE = {
         'model.decode_head has num_classes=7 and the data set BaseSegDataset 2 classes',
     ),
     'classified: empty list': (of_list(''), 'CustomDataset has no images'),
-    'classified: no label': (of_list('a.jpg\n'), 'CustomDataset cannot be read'),
+    'classified: no label': (of_list('a.jpg\n'), 'not enough values'),
     'classified: label that is a name': (of_list('a.jpg cat\n'), 'invalid literal'),
     'classified: missing image': (of_list('b.jpg 1\n'), 'names 1 of 1 files', 'b.jpg'),
 }
@@ -653,6 +655,24 @@ def test_right_and_ignored_labels_pass():
 # Together
 
 
+class FakeRunner:
+    """Has the config, hooks and no model."""
+
+    _resume = False
+
+    def __init__(self, cfg: Config) -> None:
+        self.cfg, self.hooks = copy.deepcopy(cfg), []
+
+    def register_hook(self, hook: Hook, priority: str) -> None:
+        self.hooks.append(hook)
+
+    def train(self) -> None:
+        pass
+
+    def has(self) -> set[str]:
+        return {type(hook).__name__ for hook in self.hooks}
+
+
 def test_a_run_of_mmdet(repo, tmp_path, monkeypatch, capsys):
     """Annotations and files before it; mmdet's hooks in it; the config stays."""
     monkeypatch.chdir(repo)
@@ -662,20 +682,20 @@ def test_a_run_of_mmdet(repo, tmp_path, monkeypatch, capsys):
     cfg.train_dataloader.dataset.update(
         mmdet_set(tmp_path, ann_file=file, data_prefix=dict(img=''))
     )
-    before = copy.deepcopy(cfg)
+    before = copy.deepcopy(cfg.to_dict())
     check_run(cfg, 'train')
     assert capsys.readouterr().err == f'{tmp_path}/{file}: {LEFT_OUT}none\n'
-    runner = SimpleNamespace(cfg=cfg, hooks=[], _resume=False)
-    runner.register_hook = lambda hook, priority: runner.hooks.append(hook)
+    runner = FakeRunner(cfg)
     add_checks(runner, training=True)
     add_checks(runner, training=True)
-    assert [type(hook).__name__ for hook in runner.hooks] == [
+    assert len(runner.hooks) == 3
+    assert runner.has() == {
         'CheckWeightsHook',
         'CheckInvalidLossHook',
         'NumClassCheckHook',
-    ]
+    }
     assert not runner.hooks[0].whole
-    assert cfg == before
+    assert cfg.to_dict() == runner.cfg.to_dict() == before
     cut(str(tmp_path / '2.jpg'), 0.5)
     refused(lambda: check_run(cfg, 'train'), '2.jpg is cut off')
     monkeypatch.setenv('RANK', '1')
@@ -684,28 +704,50 @@ def test_a_run_of_mmdet(repo, tmp_path, monkeypatch, capsys):
     refused(lambda: check_run(cfg, 'train'), 'cannot write to the work folder')
 
 
+PREPROCESSED = 'data_preprocessor.num_classes'
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'expected'),
+    [
+        ('gsa-r50_cifar100', {}, {'CheckBatchHook', 'ClassNumCheckHook'}),
+        ('gsa-r50_cifar100', {PREPROCESSED: None}, {'CheckBatchHook'}),
+        ('mask-rcnn_lesa-r50_coco', {'model.language_model': 1}, set()),
+    ],
+)
+def test_hooks_compare_classes_where_they_can(name, change, expected, repo):
+    cfg = read_config(str(repo / f'configs/{name}.py'), change)
+    runner = FakeRunner(cfg)
+    add_checks(runner, training=True)
+    assert runner.has() - {'CheckInvalidLossHook'} == {'CheckWeightsHook', *expected}
+
+
 @pytest.mark.parametrize('more', [[], ['--no-checks']])
-def test_what_train_writes_is_what_the_user_wrote(more, repo, tmp_path, monkeypatch):
+def test_a_run_gets_the_config_of_the_user(more, repo, tmp_path, monkeypatch):
+    """And it is what mmengine writes to the work folder."""
     monkeypatch.chdir(repo)
     runners = []
-    monkeypatch.setattr(Runner, 'train', runners.append)
+
+    def from_cfg(cfg):
+        runners.append(FakeRunner(cfg))
+        return runners[0]
+
+    monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
     name, data = 'configs/eanet_r18_demo.py', tmp_path / 'data'
-    for part in ('images', 'annotations'):
+    if not more:  # it is not looked for
         for split in ('training', 'validation'):
-            (data / part / split).mkdir(parents=True)
-            kind = dict(images='jpg', annotations='png')[part]
-            array = FINE if kind == 'png' else np.stack([FINE] * 3, -1)
-            Image.fromarray(array).save(data / part / split / f'0.{kind}')
+            for part, kind in (('images', 'jpg'), ('annotations', 'png')):
+                (data / part / split).mkdir(parents=True)
+                array = FINE if kind == 'png' else np.stack([FINE] * 3, -1)
+                Image.fromarray(array).save(data / part / split / f'0.{kind}')
     command = ['train.py', name, '--data-root', str(data), '--work-dir', str(tmp_path)]
     monkeypatch.setattr(sys, 'argv', [*command, *more])
     runpy.run_path('tools/train.py', run_name='__main__')
-    written = Config.fromfile(tmp_path / 'eanet_r18_demo.py').to_dict()
     expected = read_config(name, data_root=str(data)).to_dict()
     expected.update(launcher='none', work_dir=str(tmp_path))
-    assert written == expected
-    hooks = {type(hook).__name__ for hook in runners[0].hooks}
-    ours = {'CheckBatchHook', 'CheckWeightsHook'}
-    assert hooks & ours == (set() if more else ours)
+    (runner,) = runners
+    assert runner.cfg.to_dict() == expected
+    assert runner.has() == (set() if more else {'CheckBatchHook', 'CheckWeightsHook'})
 
 
 def test_an_error_in_a_worker_is_one_line():

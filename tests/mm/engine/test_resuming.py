@@ -12,7 +12,6 @@ import pytest
 import torch
 
 pytest.importorskip('mmengine')
-from attn_plugins.mm.engine.writing import TEMPORARY, WriteError, write_atomically
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
@@ -24,6 +23,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 import attn_plugins  # noqa: F401 (registers)
 from attn_plugins.mm.engine import loops
+from attn_plugins.mm.engine.atomic_write import TEMPORARY, write_atomically
+from attn_plugins.mm.engine.errors import WriteError
 
 SIZE = 11
 loaded: list[int] = []
@@ -269,7 +270,7 @@ def test_full_disk_loses_nothing(whole, tmp_path, monkeypatch, name, fail):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     with monkeypatch.context() as patched:
-        for module in ('mm.engine.writing', 'mm.engine.saving'):
+        for module in ('mm.engine.atomic_write', 'mm.engine.checkpoint_hook'):
             patched.setattr(f'attn_plugins.{module}.write_atomically', failing)
         with pytest.raises(WriteError, match=r'cannot be written .*make room'):
             train(tmp_path, resume=True, max_keep_ckpts=1)
