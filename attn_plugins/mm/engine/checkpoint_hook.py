@@ -1,4 +1,8 @@
-"""The hook that saves what an interrupted run needs to go on as if nothing happened."""
+"""The hook that saves what an interrupted run needs to go on as if nothing happened.
+
+Repairs mmengine 0.10; it can go when mmengine renames whole files into place before it
+removes older ones, and saves the states of random number generators.
+"""
 
 import zipfile
 from collections import deque

@@ -4,6 +4,9 @@ Since torch 2.6 ``torch.load`` builds only what is allow-listed, which leaves ou
 log histories that mmengine puts into every checkpoint: mmengine 0.10.7 can neither
 resume nor test what it saved. Turning the check off would let a checkpoint run code.
 Instead exactly the globals that mm checkpoints hold are allowed here.
+
+Repairs mmengine 0.10; the list can go when mmengine allows them itself. That no config
+in a checkpoint is run, and the one-line errors, are ours.
 """
 
 import contextlib

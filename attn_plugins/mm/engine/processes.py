@@ -1,7 +1,8 @@
 """Jobs of several processes, on machines with GPUs and without.
 
 mmengine starts each distributed job for GPUs: it selects the one of the process and
-tells the model's wrapper of it. Without a GPU the settings here keep it from that.
+tells the model's wrapper of it. Without a GPU the settings here keep it from that, and
+can go when mmengine asks for the device first.
 """
 
 import os
