@@ -36,6 +36,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def check_dataset(settings: dict, cfg: Config) -> list[str]:
     """Checks all files of a data set, prints a summary, and returns what is broken."""
     samples = list_samples(settings, cfg)
+    if not samples:
+        print(f'{type_name(settings)}: no image files that can be looked at here')
+        return []
     steps = [s for s in settings.get('pipeline') or [] if type_name(s)]
     load = next((s for s in steps if type_name(s) == 'LoadAnnotations'), None)
     if cfg.get('default_scope') != 'mmseg':

@@ -20,12 +20,6 @@ _TTA_MODELS = {
     ),
     'mmpretrain': dict(type='AverageClsScoreTTA'),
 }
-# What paints every test image, by the hook in default_hooks.visualization.
-_PAINTING = {
-    'SegVisualizationHook': dict(draw=True),  # into the visualizer's save_dir
-    'DetVisualizationHook': dict(draw=True, test_out_dir='{}'),
-    'VisualizationHook': dict(enable=True, out_dir='{}'),
-}
 
 
 def augment_test_time(cfg: Config) -> None:
@@ -58,16 +52,17 @@ def paint_predictions(cfg: Config, folder: str) -> None:
         LaunchError: If the config has no hook that paints.
     """
     hook = cfg.default_hooks.get('visualization')
-    if type_name(hook) not in _PAINTING:
-        raise LaunchError(
-            '--show-dir needs default_hooks.visualization in the config, one of '
-            f'{", ".join(_PAINTING)}'
-        )
-    settings = _PAINTING[type_name(hook)]
-    hook.update({k: folder if v == '{}' else v for k, v in settings.items()})
+    if hook is None:
+        raise LaunchError('--show-dir needs default_hooks.visualization in the config')
     hook.interval = 1
-    if type_name(hook) == 'SegVisualizationHook':
+    kind = type_name(hook)
+    if kind == 'SegVisualizationHook':
+        hook.draw = True
         cfg.visualizer.save_dir = folder
+    elif kind == 'DetVisualizationHook':
+        hook.update(draw=True, test_out_dir=folder)
+    else:  # mmpretrain's
+        hook.update(enable=True, out_dir=folder)
 
 
 def format_results(cfg: Config, folder: str, *, only: bool) -> None:
