@@ -16,8 +16,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from mmengine.runner import Runner
 
-from ..engine.checkpoint_fit import check_weights
+from ..engine.checkpoint_fit import weights_of
 from ..engine.errors import ConfigError, DataError, LaunchError
+from ..engine.loading import load_from_local
 from ..engine.processes import is_first_process
 from .coco import check_coco
 from .image_files import check_label_map, image_sizes, label_count
@@ -140,6 +141,18 @@ def _check_writable(folder: str) -> None:
             f'cannot write to the work folder {folder} ({error.strerror}): name '
             'another with --work-dir'
         ) from None
+
+
+def check_weights(path: str) -> None:
+    """Checks that a local file is a checkpoint, before anything is built.
+
+    Raises:
+        LaunchError: If there are no weights in it.
+        pickle.UnpicklingError: If it holds code.
+        BrokenCheckpointError: If it cannot be read.
+    """
+    if '://' not in path:
+        weights_of(load_from_local(path, map_location='meta'), path)
 
 
 def list_samples(settings: dict, cfg: Config, most: int | None = None) -> list[Sample]:

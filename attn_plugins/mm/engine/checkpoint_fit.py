@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from .errors import LaunchError
-from .loading import load_from_local
 
 REGISTERED = ('CheckWeightsHook',)
 # What inference does not run: a checkpoint may have it or not.
@@ -61,18 +60,6 @@ def weights_of(checkpoint: object, source: str) -> dict[str, Tensor]:
             f'got {type(weights).__name__} {str(list(weights)[:3]) if weights else ""}'
         )
     return {key.removeprefix('module.'): value for key, value in weights.items()}
-
-
-def check_weights(path: str) -> None:
-    """Checks that a local file is a checkpoint, before anything is built.
-
-    Raises:
-        LaunchError: If there are no weights in it.
-        pickle.UnpicklingError: If it holds code.
-        BrokenCheckpointError: If it cannot be read.
-    """
-    if '://' not in path:
-        weights_of(load_from_local(path, map_location='meta'), path)
 
 
 def fit_weights(model: nn.Module, checkpoint: object, source: str) -> None:

@@ -35,14 +35,15 @@ from attn_plugins.mm.apis.launch import one_line_errors, read_config
 from attn_plugins.mm.apis.prediction import list_images, read_image, video_frames
 from attn_plugins.mm.datasets import checks
 from attn_plugins.mm.datasets.batch_hook import CheckBatchHook
-from attn_plugins.mm.datasets.checks import add_checks, check_run, list_samples
+from attn_plugins.mm.datasets.checks import (
+    add_checks,
+    check_run,
+    check_weights,
+    list_samples,
+)
 from attn_plugins.mm.datasets.coco import check_coco
 from attn_plugins.mm.datasets.image_files import check_labels
-from attn_plugins.mm.engine.checkpoint_fit import (
-    check_some_fit,
-    check_weights,
-    fit_weights,
-)
+from attn_plugins.mm.engine.checkpoint_fit import check_some_fit, fit_weights
 from attn_plugins.mm.engine.errors import DataError, UserError
 from attn_plugins.mm.engine.loading import load_from_local
 
