@@ -48,8 +48,7 @@ soak: setup
 	    --out docs/results/soak_crash_lesa.jsonl
 	$(PY) tools/soak.py memory --out docs/results/soak_memory.jsonl
 	$(PY) tools/soak.py resume --out docs/results/soak_resume.jsonl
-	SOAK=1 $(PY) -m pytest -q tests/tools/test_launchers.py \
-	    tests/mm/datasets/test_broken_input.py tests/test_packaging.py
+	SOAK=1 $(PY) -m pytest -q tests/tools/test_launchers.py tests/test_packaging.py
 	$(PY) -m pytest -q --hypothesis-profile soak \
 	    tests/modules/test_properties.py tests/functional/test_properties.py
 

@@ -32,17 +32,18 @@ HOST_REQUIREMENTS = {
 }
 
 # Our modules by the module that they are imported after. A framework's registry imports
-# `X.models` before it looks up a model, and looks in mmengine's after its own. Hooks,
-# loops and transforms come with mmengine.runner, as mmengine's own do.
+# `X.models` before it looks up a model, and looks in mmengine's after its own. Hooks
+# and loops come with mmengine.runner, as mmengine's own do.
 _FOLLOWERS = {
     'mmengine.config': ('attn_plugins.mm.engine.base_configs',),
     'mmengine.registry': ('attn_plugins.mm.models.layers',),
     'mmengine.runner': (
         'attn_plugins.mm.engine.loading',
-        'attn_plugins.mm.datasets.checking',
-        'attn_plugins.mm.engine.hooks',
+        'attn_plugins.mm.datasets.batch_hook',
+        'attn_plugins.mm.engine.checkpoint_fit',
+        'attn_plugins.mm.engine.checkpoint_hook',
         'attn_plugins.mm.engine.loops',
-        'attn_plugins.mm.engine.saving',
+        'attn_plugins.mm.engine.term_weight_hook',
     ),
     'mmdet.models': ('attn_plugins.mm.models.detection',),
     'mmseg.models': ('attn_plugins.mm.models.segmentation',),

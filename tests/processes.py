@@ -45,7 +45,8 @@ def run_script(path: str, folder: Path) -> dict[int, list]:
     if not dist.is_gloo_available():
         pytest.skip('torch without gloo')
     command = [sys.executable, '-W', 'ignore', path, folder]
-    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent)}
+    paths = str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     result = subprocess.run(
         command, env=environment, check=False, capture_output=True, text=True
     )

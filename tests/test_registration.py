@@ -104,7 +104,7 @@ def test_with_one_host(host, order):
         layer = dict(in_channels=8, norm_cfg=dict(type='BN'))
         MODELS.build(dict(type='ExternalAttention2d', **layer))
         MODELS.build(dict(type='EANeck', in_channels=[8, 16], num_slots=4))
-        assert HOOKS.get('TermWeightHook') and TRANSFORMS.get('CheckFiles')
+        assert HOOKS.get('TermWeightHook') and HOOKS.get('CheckBatchHook')
         assert LOOPS.get('ResumableIterBasedTrainLoop')
 
         from attn_plugins.registration import host_errors, registered_components

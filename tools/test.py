@@ -9,24 +9,22 @@ python tools/test.py CONFIG CKPT --out DIR --format-only  # for a test server
 
 import argparse
 
-from mmengine.config import Config
+from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from attn_plugins.mm.apis.evaluation import (
+    augment_test_time,
+    format_results,
+    paint_predictions,
+)
 from attn_plugins.mm.apis.launch import (
     LaunchError,
     add_common_arguments,
     check_checkpoint,
-    check_data,
     load_config,
     one_line_errors,
 )
-from attn_plugins.mm.apis.testing import (
-    augment_test_time,
-    dump_predictions,
-    format_results,
-    paint_predictions,
-)
-from attn_plugins.mm.datasets.run_checks import check_run
+from attn_plugins.mm.datasets.checks import add_checks, check_run
 from attn_plugins.mm.engine.processes import prepare_processes
 
 
@@ -55,36 +53,35 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(args: argparse.Namespace) -> Config:
-    """Turns the arguments into settings of the config."""
+def main() -> None:
+    args = parse_args()
     to_file = bool(args.out) and args.out.endswith(('.pkl', '.pickle'))
-    if args.format_only and (not args.out or to_file):
+    if args.format_only and (to_file or not args.out):
         raise LaunchError('--format-only needs a folder to write to: --out DIR')
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
-    # mmseg's visualization hook asks the runner for its iteration, which builds the
-    # training loop if there is one, and with it a data set that testing does not need.
-    for part in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
-        cfg[part] = None
     if args.tta:
         augment_test_time(cfg)
     if args.show_dir:
         paint_predictions(cfg, args.show_dir)
-    if to_file:
-        dump_predictions(cfg, args.out)
-    elif args.out:
+    if args.out and not to_file:
         format_results(cfg, args.out, only=args.format_only)
-    check_data(cfg, 'test', labels=not args.format_only)
-    check_run(cfg, 'test')
-    return cfg
-
-
-def main() -> None:
-    args = parse_args()
-    cfg = prepare(args)
     prepare_processes(cfg)
-    Runner.from_cfg(cfg).test()
+    if args.checks:
+        check_run(cfg, 'test')
+    runner = Runner.from_cfg(cfg)
+    # Hooks that paint ask the runner for its iteration, which would build the training
+    # loop and with it a data set that testing does not need.
+    runner._train_loop = None
+    if args.checks:
+        add_checks(runner, training=False)
+    if to_file:
+        # mmdet's own stores masks run-length encoded.
+        kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+        dump = METRICS.build(dict(type=kind, out_file_path=args.out))
+        runner.test_evaluator.metrics.append(dump)
+    runner.test()
     for folder in filter(None, (args.show_dir, args.out)):
         print(f'wrote {folder}')
 

@@ -14,11 +14,10 @@ from attn_plugins.mm.apis.launch import (
     LaunchError,
     add_common_arguments,
     check_checkpoint,
-    check_data,
     load_config,
     one_line_errors,
 )
-from attn_plugins.mm.datasets.run_checks import check_run
+from attn_plugins.mm.datasets.checks import add_checks, check_run
 from attn_plugins.mm.engine.processes import prepare_processes
 
 
@@ -62,13 +61,16 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from:
             check_checkpoint(cfg.load_from)
-    check_data(cfg, 'train', 'val')
     prepare_processes(cfg)  # before check_run makes the work folder
-    check_run(cfg, 'train', 'val')
+    if args.checks:
+        check_run(cfg, 'train', 'val')
     if args.dry_run:
         return
     # As in stock tools: a config for mmengine's strategies names another runner.
-    RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg).train()
+    runner = RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg)
+    if args.checks:
+        add_checks(runner, training=True)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import attn_plugins.mm.engine.loading  # noqa: F401 (lets torch.load read them)
-from attn_plugins.mm.engine.writing import TEMPORARY, remove_leftovers
+from attn_plugins.mm.engine.atomic_write import TEMPORARY, remove_leftovers
 from soaks.training import MODELS, Job, Results, Training
 
 # One round of deaths, as intended.

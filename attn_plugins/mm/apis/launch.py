@@ -6,6 +6,7 @@ the stock tools of mmseg, mmdet and mmpretrain do the same with the same configs
 
 import argparse
 import contextlib
+import inspect
 import os
 import pickle
 import sys
@@ -14,17 +15,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
-from ..datasets.config_checks import ConfigError, check_options
-from ..datasets.dataset_checks import DataError
-from ..engine.loading import BrokenCheckpointError
-from ..engine.writing import WriteError
+from ...spelling import closest
+from ..datasets.checks import check_data
+from ..datasets.settings import SPLITS, datasets_of, metrics_of
+from ..engine.errors import ConfigError, LaunchError, UserError
+from ..engine.processes import is_first_process
 
-SPLITS = ('train', 'val', 'test')
-
-
-class LaunchError(ValueError):
-    """A mistake in the command or the config, found before anything was started."""
+__all__ = (  # also what commands take from the other rooms
+    'RUNNER_SETTINGS',
+    'SPLITS',
+    'LaunchError',
+    'add_common_arguments',
+    'add_config_options',
+    'check_checkpoint',
+    'check_data',
+    'datasets_of',
+    'load_config',
+    'metrics_of',
+    'one_line_errors',
+    'read_config',
+)
+# What a runner reads from a config; any other name is for the config's own use.
+RUNNER_SETTINGS = {
+    *inspect.signature(Runner).parameters,
+    'auto_scale_lr',
+    'custom_imports',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +65,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='how the processes of a distributed job were started',
+    )
+    parser.add_argument(
+        '--no-checks',
+        dest='checks',
+        action='store_false',
+        help='start at once: do not look at data, weights, labels and losses',
     )
     # torchrun sets LOCAL_RANK; older launchers pass one of these.
     parser.add_argument(
@@ -90,7 +121,7 @@ def read_config(
     if data_root:
         _move_data(cfg, data_root)
     if options:
-        check_options(cfg, options)
+        _check_options(cfg, options)
         cfg.merge_from_dict(options)
     return cfg
 
@@ -121,57 +152,15 @@ def _move_data(cfg: Config, root: str) -> None:
                     metric.ann_file = os.path.join(root, path)
 
 
-def metrics_of(cfg: Config, split: str) -> list[dict]:
-    """Lists the metrics of a split, one or several as the config has them."""
-    evaluator = cfg.get(f'{split}_evaluator') or []
-    return evaluator if isinstance(evaluator, list) else [evaluator]
-
-
-def datasets_of(cfg: Config, *splits: str) -> list[dict]:
-    """Lists the data sets of the given splits, wrappers opened."""
-
-    def leaves(dataset: dict) -> list[dict]:
-        inner = dataset.get('datasets') or [dataset.get('dataset')]
-        return [leaf for d in inner for leaf in leaves(d)] if inner[0] else [dataset]
-
-    dataloaders = (cfg.get(f'{split}_dataloader') for split in splits)
-    return [leaf for loader in dataloaders if loader for leaf in leaves(loader.dataset)]
-
-
-def check_data(cfg: Config, *splits: str, labels: bool = True) -> None:
-    """Checks that every folder and list file that the data sets name is there.
-
-    Args:
-        cfg: The config.
-        *splits: 'train', 'val' and 'test', those that are going to be used.
-        labels: Whether label maps and annotation files must exist too.
-
-    Raises:
-        LaunchError: If one is missing; it shows the expected layout, and how to point
-            elsewhere.
-    """
-    paths: dict[str, None] = {}
-    for dataset in datasets_of(cfg, *splits):
-        root = dataset.get('data_root') or ''
-        prefixes = dataset.get('data_prefix') or {}
-        if not isinstance(prefixes, dict):  # mmpretrain takes a single folder as well
-            prefixes = dict(img_path=prefixes)
-        folders = [p for key, p in prefixes.items() if labels or key != 'seg_map_path']
-        for path in (*folders, dataset.get('ann_file')):
-            if isinstance(path, str) and path and '://' not in root + path:
-                paths[os.path.normpath(os.path.join(root, path))] = None
-    for metric in (m for split in splits for m in metrics_of(cfg, split)):
-        if metric.get('ann_file') and '://' not in metric['ann_file']:
-            paths[os.path.normpath(metric['ann_file'])] = None
-    if all(map(os.path.exists, paths)):
-        return
-    rows = (f'  {"found  " if os.path.exists(p) else "MISSING"}  {p}' for p in paths)
-    raise LaunchError(
-        f'the data set is not where the config expects it (from {os.getcwd()}):\n'
-        + '\n'.join(rows)
-        + '\nPut it there, or name its folder with --data-root DIR (in stock tools, '
-        'with --cfg-options for the data_root of each data set).'
-    )
+def _check_options(cfg: Config, options: dict) -> None:
+    """Checks the sections of options: mmengine adds and ignores what nobody reads."""
+    for key in options:
+        section = key.partition('.')[0]
+        if section not in {*cfg, *RUNNER_SETTINGS}:
+            raise ConfigError(
+                f'--cfg-options {key}: the config has no setting {section!r}'
+                f'{closest(section, {*cfg, *RUNNER_SETTINGS})}'
+            )
 
 
 def check_checkpoint(path: str) -> None:
@@ -193,17 +182,13 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (
-        BrokenCheckpointError,
-        ConfigError,
-        DataError,
-        LaunchError,
+        UserError,
         FileNotFoundError,
         PermissionError,
-        WriteError,
         pickle.UnpicklingError,
     ) as error:
         message = str(error)
         if message.startswith('Caught '):  # in a worker of a data loader, with a trace
             message = message.strip().splitlines()[-1].partition(': ')[2]
-        rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-        sys.exit(f'{Path(sys.argv[0]).name}: error: {message}' if rank == '0' else 1)
+        line = f'{Path(sys.argv[0]).name}: error: {message}'
+        sys.exit(line if is_first_process() else 1)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ...registration import missing_modules
 from ...visualization import captioned, overlay, rendered
-from ..datasets.dataset_checks import DataError, check_whole
-from ..datasets.fitting import fit_weights
+from ..datasets.image_files import check_whole
+from ..engine.checkpoint_fit import fit_weights
+from ..engine.errors import DataError
 from .launch import LaunchError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -392,7 +393,7 @@ def _build(host: str, cfg: Config, device: str | None) -> Any:
 def _begins_with_a_file(pipeline: Sequence[dict]) -> bool:
     kinds = [step['type'] for step in pipeline]
     names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
-    first = next((name for name in names if name != 'CheckFiles'), '')
+    first = next(iter(names), '')
     return first.rsplit('.', 1)[-1].startswith('Load')
 
 

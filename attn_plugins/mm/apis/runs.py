@@ -14,8 +14,7 @@ from mmengine.runner import find_latest_checkpoint
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..datasets.config_checks import RUNNER_SETTINGS
-from .launch import LaunchError
+from .launch import RUNNER_SETTINGS, LaunchError
 from .prediction import Predictor
 
 # A config may define any other name for its own use.

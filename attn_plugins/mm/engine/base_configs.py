@@ -1,4 +1,7 @@
-"""Lets mmengine find ``mmseg::...`` where mmseg's distribution has another name."""
+"""Lets mmengine find ``mmseg::...`` where mmseg's distribution has another name.
+
+Repairs mmengine 0.10; it can go when mmengine looks for the module first.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -7,7 +10,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 
 def find_base_configs() -> None:
-    """Looks for a host's configs by its module where the distribution is not there.
+    """Looks for configs by the module where the distribution is not there.
 
     mmengine looks for the distribution `mmsegmentation`, and if there is none for a
     module of that name. Its maintained fork brings mmseg as `onedl-mmsegmentation`, so

@@ -4,6 +4,9 @@ Since torch 2.6 ``torch.load`` builds only what is allow-listed, which leaves ou
 log histories that mmengine puts into every checkpoint: mmengine 0.10.7 can neither
 resume nor test what it saved. Turning the check off would let a checkpoint run code.
 Instead exactly the globals that mm checkpoints hold are allowed here.
+
+Repairs mmengine 0.10; the list can go when mmengine allows them itself. That no config
+in a checkpoint is run, and the one-line errors, are ours.
 """
 
 import contextlib
@@ -21,10 +24,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mm_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-
-class BrokenCheckpointError(RuntimeError):
-    """A file that is damaged, incomplete, or no checkpoint at all."""
-
+from .errors import BrokenCheckpointError
 
 # The statistics that a history buffer pickles beside its numbers.
 _STATISTICS = ('current', 'max', 'mean', 'min')

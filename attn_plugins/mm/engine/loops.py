@@ -5,6 +5,9 @@ resumes, its data workers have generators that start anew, and with none of them
 model and the augmentation share one. Here a sample is drawn with generators seeded by
 its number in the run, so that it depends neither on the samples before it, which need
 not be loaded, nor on the process that draws it.
+
+Repairs mmengine 0.10; it can go when mmengine's loops skip batches without loading them
+and its workers draw from generators that a checkpoint can restore.
 """
 
 import itertools

@@ -1,7 +1,8 @@
 """Jobs of several processes, on machines with GPUs and without.
 
 mmengine starts each distributed job for GPUs: it selects the one of the process and
-tells the model's wrapper of it. Without a GPU the settings here keep it from that.
+tells the model's wrapper of it. Without a GPU the settings here keep it from that, and
+can go when mmengine asks for the device first.
 """
 
 import os
@@ -10,7 +11,12 @@ from collections.abc import Iterator
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from ..apis.launch import LaunchError
+from .errors import LaunchError
+
+
+def is_first_process() -> bool:
+    """Whether this process of a job is the one that reports, before the job has met."""
+    return (os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0') == '0'
 
 
 def prepare_processes(cfg: Config) -> None:

@@ -1,7 +1,8 @@
-"""FSDP by mmengine's strategy, mended where it fails with today's torch.
+"""FSDP by mmengine's strategy, repaired where it fails with today's torch.
 
 Source: FSDPStrategy of mmengine 0.10.7. Its call to load an optimizer's state is of
-torch 2.0; in later releases the arguments stand in another order.
+torch 2.0; in later releases the arguments stand in another order. It can go when
+mmengine calls it by keywords, and trains on CPUs without asking for an accelerator.
 """
 
 from mmengine._strategy import FSDPStrategy

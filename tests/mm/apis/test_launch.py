@@ -11,6 +11,12 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from attn_plugins.mm.apis.evaluation import (
+    augment_test_time,
+    format_results,
+    paint_predictions,
+    without_labels,
+)
 from attn_plugins.mm.apis.launch import (
     LaunchError,
     add_common_arguments,
@@ -19,14 +25,7 @@ from attn_plugins.mm.apis.launch import (
     load_config,
     one_line_errors,
 )
-from attn_plugins.mm.apis.testing import (
-    augment_test_time,
-    dump_predictions,
-    format_results,
-    paint_predictions,
-    update_transforms,
-)
-from attn_plugins.mm.engine.writing import WriteError
+from attn_plugins.mm.engine.errors import UserError, WriteError
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -117,9 +116,11 @@ def test_complete_data_passes(repo, tmp_path):
 def test_labels_are_not_needed_to_format_results(repo, tmp_path):
     cfg = load(repo, 'eanet_r101_ade20k', '--data-root', tmp_path)
     (tmp_path / 'images/validation').mkdir(parents=True)
-    check_data(cfg, 'test', labels=False)
     with pytest.raises(LaunchError, match='annotations/validation'):
         check_data(cfg, 'test')
+    augment_test_time(cfg)
+    format_results(cfg, 'd', only=True)
+    check_data(cfg, 'test')
 
 
 def test_detection_data_sets_are_understood(tmp_path):
@@ -156,7 +157,7 @@ def test_remote_data_is_not_looked_for():
     check_data(Config(dict(test_dataloader=dict(dataset=dataset))), 'test')
 
 
-@pytest.mark.parametrize('error', [LaunchError, FileNotFoundError, WriteError])
+@pytest.mark.parametrize('error', [UserError, FileNotFoundError, WriteError])
 def test_mistakes_end_with_one_line(error):
     with pytest.raises(SystemExit, match=r'error: why$'), one_line_errors():
         raise error('why')
@@ -175,16 +176,12 @@ def test_faults_keep_their_stack_trace():
         raise KeyError('a fault of ours')
 
 
-def test_update_transforms_reaches_nested_pipelines():
-    pipeline = [
-        dict(type='Load'),
-        dict(type='TestTimeAug', transforms=[[dict(type='Drop')], [dict(type='Keep')]]),
-    ]
-    changed = update_transforms(
-        pipeline, lambda step: None if step['type'] == 'Drop' else step
-    )
-    assert changed[1]['transforms'] == [[dict(type='Keep')]]
-    assert pipeline[1]['transforms'][0] == [dict(type='Drop')]
+def test_labels_are_dropped_from_nested_pipelines():
+    drop, keep = dict(type='mmseg.LoadAnnotations'), dict(type='Keep')
+    pipeline = [keep, dict(type='TestTimeAug', transforms=[[drop], [keep, drop]])]
+    kept = without_labels(pipeline)
+    assert kept == [keep, dict(type='TestTimeAug', transforms=[[keep]])]
+    assert pipeline[1]['transforms'][0] == [drop]
 
 
 def test_tta_uses_the_configs_scales_and_flips(repo):
@@ -232,15 +229,6 @@ def test_painting(hook, expected):
 def test_painting_needs_the_hook():
     with pytest.raises(LaunchError, match=r'needs default_hooks\.visualization'):
         paint_predictions(Config(dict(default_hooks=dict())), 'd')
-
-
-def test_dump_is_added_to_the_metrics(repo):
-    cfg = load(repo, 'eanet_r101_ade20k')
-    dump_predictions(cfg, 'p.pkl')
-    assert [m['type'] for m in cfg.test_evaluator] == ['IoUMetric', 'DumpResults']
-    cfg = Config(dict(default_scope='mmdet', test_evaluator=[dict(type='CocoMetric')]))
-    dump_predictions(cfg, 'p.pkl')
-    assert [m['type'] for m in cfg.test_evaluator] == ['CocoMetric', 'DumpDetResults']
 
 
 @pytest.mark.parametrize('only', [True, False])

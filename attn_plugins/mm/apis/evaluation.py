@@ -1,19 +1,18 @@
-"""What ``tools/test.py`` can do beyond computing metrics, as changes of a config.
+"""What ``tools/test.py`` can do beyond computing metrics, as the frameworks' own do.
 
-Everything is mmengine's, mmseg's and mmdet's own: metrics that write files, hooks that
-paint, models that merge augmented predictions.
+Their ``tools/test.py`` change the same settings for ``--tta``, ``--show-dir`` and
+``--out``, each for its framework alone.
 """
 
 import copy
 import os
-from collections.abc import Callable
 
 from mmengine.config import Config, ConfigDict
 
-from .launch import LaunchError, metrics_of
+from ..datasets.settings import innermost, metrics_of, type_name
+from ..engine.errors import LaunchError
 
-# mmseg's configs name their own; these are what the other hosts' test scripts fall back
-# on.
+# What the frameworks fall back on; mmseg's configs name their own.
 _TTA_MODELS = {
     'mmdet': dict(
         type='DetTTAModel',
@@ -24,25 +23,18 @@ _TTA_MODELS = {
 
 
 def augment_test_time(cfg: Config) -> None:
-    """Tests at the scales and flips of ``tta_pipeline``; without one, flipped too."""
+    """Tests at the scales and flips of ``tta_pipeline``; without one, flipped too.
+
+    Raises:
+        LaunchError: If nobody says how to merge the predictions.
+    """
     scope = cfg.get('default_scope')
     tta_model = cfg.get('tta_model') or _TTA_MODELS.get(scope)
     if tta_model is None:
         raise LaunchError(f'--tta needs tta_model in the config (scope {scope!r})')
-    dataset = _innermost(cfg.test_dataloader.dataset)
+    dataset = innermost(cfg.test_dataloader.dataset)
     dataset.pipeline = cfg.get('tta_pipeline') or _flipped(dataset.pipeline)
     cfg.model = ConfigDict(tta_model, module=cfg.model)
-
-
-def _name(cfg: dict) -> str:
-    """Returns the type of a config without its scope."""
-    return cfg['type'].rpartition('.')[2]
-
-
-def _innermost(dataset: ConfigDict) -> ConfigDict:
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
 
 
 def _flipped(pipeline: list[dict]) -> list[dict]:
@@ -54,31 +46,23 @@ def _flipped(pipeline: list[dict]) -> list[dict]:
 
 
 def paint_predictions(cfg: Config, folder: str) -> None:
-    """Writes every test image, painted with truth and prediction, to ``folder``."""
+    """Writes every test image, painted with truth and prediction, to ``folder``.
+
+    Raises:
+        LaunchError: If the config has no hook that paints.
+    """
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
         raise LaunchError('--show-dir needs default_hooks.visualization in the config')
     hook.interval = 1
-    kind = _name(hook)
+    kind = type_name(hook)
     if kind == 'SegVisualizationHook':
         hook.draw = True
         cfg.visualizer.save_dir = folder
     elif kind == 'DetVisualizationHook':
-        hook.draw = True
-        hook.test_out_dir = folder
+        hook.update(draw=True, test_out_dir=folder)
     else:  # mmpretrain's
-        hook.enable = True
-        hook.out_dir = folder
-
-
-def dump_predictions(cfg: Config, path: str) -> None:
-    """Also writes the raw predictions to the pickle file ``path``."""
-    in_mmdet = cfg.get('default_scope') == 'mmdet'
-    # mmdet's own stores masks run-length encoded.
-    dump = dict(
-        type='DumpDetResults' if in_mmdet else 'DumpResults', out_file_path=path
-    )
-    cfg.test_evaluator = [*metrics_of(cfg, 'test'), dump]
+        hook.update(enable=True, out_dir=folder)
 
 
 def format_results(cfg: Config, folder: str, *, only: bool) -> None:
@@ -100,11 +84,11 @@ def format_results(cfg: Config, folder: str, *, only: bool) -> None:
     metric, *more = metrics_of(cfg, 'test')
     if more:
         raise LaunchError('--out DIR needs a single test_evaluator')
-    dataset = _innermost(cfg.test_dataloader.dataset)
-    if only and _name(dataset) == 'CityscapesDataset':
+    dataset = innermost(cfg.test_dataloader.dataset)
+    if only and type_name(dataset) == 'CityscapesDataset':
         # The server wants label ids; IoUMetric writes the network's train ids.
         metric = ConfigDict(type='CityscapesMetric')
-    kind = _name(metric)
+    kind = type_name(metric)
     if kind == 'IoUMetric':
         metric.update(output_dir=folder, format_only=only)
     elif kind == 'CityscapesMetric':
@@ -118,24 +102,18 @@ def format_results(cfg: Config, folder: str, *, only: bool) -> None:
         )
     cfg.test_evaluator = metric
     if only:
-        dataset.pipeline = update_transforms(
-            dataset.pipeline,
-            lambda step: None if step['type'] == 'LoadAnnotations' else step,
-        )
+        dataset.pipeline = without_labels(dataset.pipeline)
 
 
-def update_transforms(pipeline: list, change: Callable[[dict], dict | None]) -> list:
-    """Rebuilds a pipeline, nested ones included; None drops a transform."""
-    changed = []
-    for step in pipeline:
+def without_labels(steps: list) -> list:
+    """Drops ``LoadAnnotations`` from a pipeline, nested ones included."""
+    kept = []
+    for step in steps:
         if isinstance(step, list):
-            nested = update_transforms(step, change)
-            # TestTimeAug runs the product of its lists, which an empty one makes empty.
-            changed += [nested] if nested else []
-            continue
-        step = change(dict(step))
-        if step is not None:
-            if 'transforms' in step:
-                step['transforms'] = update_transforms(step['transforms'], change)
-            changed.append(step)
-    return changed
+            step = without_labels(step)
+        elif 'transforms' in step:
+            step = {**step, 'transforms': without_labels(step['transforms'])}
+        # TestTimeAug runs the product of its lists, which an empty one makes empty.
+        if step and type_name(step) != 'LoadAnnotations':
+            kept.append(step)
+    return kept

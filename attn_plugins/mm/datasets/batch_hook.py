@@ -1,72 +1,25 @@
-"""Checks while a model runs, by config: files as they are read, batches, weights.
+"""A hook that looks at each batch: labels, pixels and losses.
 
-``tools/train.py`` and ``tools/test.py`` add them by themselves. For stock tools::
+``tools/train.py`` registers it with its runner. For stock tools::
 
     custom_imports = dict(imports=['attn_plugins'])
-    custom_hooks = [dict(type='CheckBatchHook'), dict(type='CheckWeightsHook')]
-    train_pipeline = [dict(type='CheckFiles'), dict(type='LoadImageFromFile'), ...]
+    custom_hooks = [dict(type='CheckBatchHook')]
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS, TRANSFORMS
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 
-from .dataset_checks import (
-    DataError,
-    check_image,
-    check_label_map,
-    check_labels,
-    label_count,
-)
+from ..engine.errors import DataError
+from .image_files import check_labels, label_count
 
-REGISTERED = ('CheckBatchHook', 'CheckFiles', 'CheckWeightsHook')
-
-
-@TRANSFORMS.register_module()
-class CheckFiles:
-    """Refuses a broken image, or a label map that does not belong to its image.
-
-    It stands first in a pipeline and looks at the heads and ends of the files, which
-    takes 0.2 ms for an image and its label map: an empty file, one that is no image,
-    one that was cut off (OpenCV paints the rest grey), colours or numbers above 255 in
-    the place of class indices, another size than the image's (resizing would hide it).
-
-    Args:
-        labels: Whether the label map is going to be read.
-        turned: Whether the image is going to be turned as its EXIF data says.
-
-    Raises:
-        DataError: Naming the file.
-    """
-
-    def __init__(self, labels: bool = True, turned: bool = True) -> None:
-        self.labels = labels
-        self.turned = turned
-
-    def __call__(self, results: Any) -> Any:
-        if not isinstance(results, dict):
-            return results  # an inferencer has its own input, an array say
-        image, labels = results.get('img_path'), results.get('seg_map_path')
-        size = check_image(image, self.turned) if _is_local(image) else None
-        if self.labels and _is_local(labels):
-            check_label_map(labels, size)
-        return results
-
-    def __repr__(self) -> str:
-        return f'CheckFiles(labels={self.labels}, turned={self.turned})'
-
-
-def _is_local(path: Any) -> bool:
-    return isinstance(path, str) and os.path.isfile(path)  # others have loaders
+REGISTERED = ('CheckBatchHook',)
 
 
 @HOOKS.register_module()
@@ -114,7 +67,7 @@ class CheckBatchHook(Hook):
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
         wrong = {
-            key: float(np.asarray(torch.as_tensor(value).detach().cpu()).mean())
+            key: torch.as_tensor(value).detach().float().mean().item()
             for key, value in (outputs or {}).items()
             if not torch.as_tensor(value).isfinite().all()
         }
@@ -142,29 +95,3 @@ def _classes(model: nn.Module) -> tuple[int | None, int]:
     if classes is not None:
         classes = label_count(classes, getattr(head, 'out_channels', None))
     return classes, -1 if ignored is None else ignored
-
-
-@HOOKS.register_module()
-class CheckWeightsHook(Hook):
-    """Refuses a checkpoint that is not the model's: mmengine would go on without.
-
-    Testing and resuming take all of it or nothing. Training from ``load_from`` takes
-    what fits, which must be something.
-
-    Raises:
-        LaunchError: Naming the first keys that differ.
-    """
-
-    def __init__(self, whole: bool = True) -> None:
-        self.whole = whole
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # Here: `fitting` needs the tools' part, which this module's import must not.
-        from .fitting import check_some_fit, fit_weights
-
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if isinstance(runner.model, FullyShardedDataParallel):
-            return  # a process has parts of the tensors only
-        source = runner._load_from or 'the last checkpoint'
-        check = fit_weights if self.whole else check_some_fit
-        check(getattr(model, 'module', model), checkpoint, str(source))

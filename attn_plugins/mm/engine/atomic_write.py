@@ -7,12 +7,10 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
+from .errors import WriteError
+
 BACKEND = 'attn_plugins_atomic'
 TEMPORARY = '.{}.attn_plugins.tmp'  # no one else's, whatever the checkpoint is called
-
-
-class WriteError(OSError):
-    """A file could not be written; what was there before still is."""
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

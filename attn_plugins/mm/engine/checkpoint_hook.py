@@ -1,4 +1,8 @@
-"""The hook that saves what an interrupted run needs to go on as if nothing happened."""
+"""The hook that saves what an interrupted run needs to go on as if nothing happened.
+
+Repairs mmengine 0.10; it can go when mmengine renames whole files into place before it
+removes older ones, and saves the states of random number generators.
+"""
 
 import zipfile
 from collections import deque
@@ -12,13 +16,13 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .randomness import random_states, set_random_states
-from .writing import (
+from .atomic_write import (
     BACKEND,
     AtomicBackend,
     remove_leftovers,
     write_atomically,
 )
+from .randomness import random_states, set_random_states
 
 REGISTERED = ('ResumableCheckpointHook',)
 

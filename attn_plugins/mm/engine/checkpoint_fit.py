@@ -1,14 +1,46 @@
-"""Whether weights fit a model: mmengine loads what fits and goes on with the rest."""
+"""Whether a checkpoint is the model's: mmengine loads what fits and only warns."""
 
 import re
 from typing import NoReturn
 
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
-from ..apis.launch import LaunchError
+from .errors import LaunchError
 
+REGISTERED = ('CheckWeightsHook',)
 # What inference does not run: a checkpoint may have it or not.
 NOT_RUN = ('auxiliary_head.', 'data_preprocessor.')
+
+
+@HOOKS.register_module()
+class CheckWeightsHook(Hook):
+    """Raises if the checkpoint that a runner has read does not match its model.
+
+    Testing and resuming take all of it or nothing. Training from ``load_from`` takes
+    what fits, which must be something.
+
+    Args:
+        whole: Whether all weights must fit.
+
+    Raises:
+        LaunchError: If not; it names the first keys that differ.
+    """
+
+    def __init__(self, whole: bool = True) -> None:
+        self.whole = whole
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if isinstance(runner.model, FullyShardedDataParallel):
+            return  # a process has parts of the tensors only
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        source = runner._load_from or 'the last checkpoint'
+        check = fit_weights if self.whole else check_some_fit
+        check(getattr(model, 'module', model), checkpoint, str(source))
 
 
 def weights_of(checkpoint: object, source: str) -> dict[str, Tensor]:
