@@ -13,6 +13,7 @@ COMMANDS = {
     'report': 'write one HTML page about a run',
     'export': 'write ONNX, TorchScript or torch.export files',
     'convert': "turn a checkpoint of the papers' released code into ours",
+    'new': 'write a config that trains on your own data',
     'ops': "put mmcv's operators where mmcv looks for them",
 }
 WITHOUT_MM = ('configs', 'doctor', 'ops')  # run where mmengine is not installed
