@@ -63,9 +63,9 @@ setup(
     package_data={'attn_plugins': ['py.typed', '.mim/**/*']},
     exclude_package_data={'attn_plugins': ['.mim/**/__pycache__/*']},
     # Never the mm distributions: a maintained fork ships the same modules under other
-    # names, and a hard dependency would install the originals over it. PyYAML is for
-    # the catalogue of configs alone.
-    install_requires=['torch>=2.7', 'pyyaml'],
+    # names, and a hard dependency would install the originals over it. The others are
+    # for `attn-plugins configs` and `doctor`.
+    install_requires=['torch>=2.7', 'packaging', 'pyyaml', 'rich'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['attn-plugins = attn_plugins.__main__:main']},
     zip_safe=False,

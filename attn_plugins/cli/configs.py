@@ -21,6 +21,8 @@ from pathlib import Path
 
 import yaml
 
+from .tables import print_table
+
 # A link to the folder in a checkout, a copy of it in a wheel.
 FOLDER = Path(__file__).parents[1] / '.mim/configs'
 
@@ -146,33 +148,23 @@ def copy(name: str, folder: str | Path = '.') -> list[Path]:
     return targets
 
 
-def table(entries: Iterable[Entry]) -> str:
-    """Sets entries out in columns."""
-    rows = [
-        ('config', 'host', 'data', 'row', 'printed', 'params', 'MACs', 'at'),
-        *(
-            (
-                entry.name,
-                entry.host,
-                entry.dataset,
-                entry.table,
-                entry.figures,
-                f'{entry.params / 1e6:.2f} M',
-                f'{entry.macs / 1e9:.1f} G',
-                entry.image_size,
-            )
-            for entry in entries
-        ),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # Numbers to the right.
-    pads = (str.ljust,) * 5 + (str.rjust,) * 2 + (str.ljust,)
-    return '\n'.join(
-        '  '.join(
-            pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
+def print_entries(entries: Iterable[Entry]) -> None:
+    """Prints entries in columns."""
+    header = ('config', 'framework', 'data', 'row', 'printed', '>params', '>MACs', 'at')
+    rows = (
+        (
+            entry.name,
+            entry.host,
+            entry.dataset,
+            entry.table,
+            entry.figures,
+            f'{entry.params / 1e6:.2f} M',
+            f'{entry.macs / 1e9:.1f} G',
+            entry.image_size,
+        )
+        for entry in entries
     )
+    print_table(header, rows)
 
 
 def facts(entry: Entry) -> str:
@@ -234,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(
                     'no config is for all of that; `list --help` shows what there is'
                 )
-            print(table(entries))
+            print_entries(entries)
             print(f"{len(entries)} configs. Printed figures are the papers'.")
         elif args.command == 'show':
             entry = find(args.name)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pprint
 import random
 import re
@@ -49,6 +50,8 @@ _base_ = '{framework}::{base}.py'
 custom_imports = dict(imports=['attn_plugins'])
 classes = {classes}
 data_root = {root!r}
+train = dict({train_part})
+val = dict({val_part})
 """
 SEGMENTATION = """\
 void = {void}  # index of pixels that do not count
@@ -79,18 +82,16 @@ dataset = dict(
     ignore_index=void,
 )
 train_dataloader = dict(
-    batch_size={batch}, dataset=dict(dataset, pipeline=train_pipeline, {train_part})
+    batch_size={batch}, dataset=dict(dataset, pipeline=train_pipeline, **train)
 )
-val_dataloader = dict(
-    dataset=dict(dataset, pipeline=[load, resize, labels, pack], {val_part})
-)
+test_pipeline = [load, resize, labels, pack]
+val_dataloader = dict(dataset=dict(dataset, pipeline=test_pipeline, **val))
 test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(ignore_index=void)
 model = dict(
     pretrained={weights!r},
     data_preprocessor=dict(size=crop_size, seg_pad_val=void),
-    backbone=dict({backbone}),
-    decode_head=dict({head}num_classes=len(classes), ignore_index=void),
+{backbone}    decode_head=dict({head}num_classes=len(classes), ignore_index=void),
     auxiliary_head=dict(num_classes=len(classes), ignore_index=void),
 )
 adamw = dict(_delete_=True, type='AdamW', lr={lr}, weight_decay=0.01)
@@ -111,8 +112,6 @@ resize = dict(type='Resize', scale=scale, keep_ratio=True)
 flip, pack = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
-train = dict({train_part})
-val = dict({val_part})
 train_dataloader = dict(
     batch_size=2,
     dataset=dict(dataset, pipeline=[load, labels, resize, flip, pack], **train),
@@ -120,11 +119,10 @@ train_dataloader = dict(
 pipeline = [load, resize, labels, dict(pack, meta_keys=meta_keys)]
 val_dataloader = dict(dataset=dict(dataset, pipeline=pipeline, **val))
 test_dataloader = val_dataloader
-val_evaluator = test_evaluator = dict(ann_file=val['ann_file'])
+val_evaluator = test_evaluator = dict(ann_file={files[1]!r})
 heads = dict(num_classes=len(classes))
 model = dict(
-    backbone=dict({backbone}),
-    roi_head=dict({heads}),{neck}
+{backbone}    roi_head=dict({heads}),{neck}
 )
 optim_wrapper = dict(optimizer=dict(lr=0.0025))  # for 2 images; stock: 0.02 for 16
 warmup = dict(type='LinearLR', start_factor=0.001, by_epoch=False, end={warmup})
@@ -149,8 +147,6 @@ dataset = dict(
     data_root=data_root,
     metainfo=dict(classes=classes),
 )
-# A line of these files is the path of an image and the index of its class.
-train, val = dict({train_part}), dict({val_part})
 train_dataloader = dict(
     batch_size={batch},
     dataset=dict(dataset, pipeline=[load, crop, flip, pack], **train),
@@ -162,8 +158,7 @@ test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(topk=(1,))
 data_preprocessor = dict(num_classes=len(classes))
 model = dict(
-    backbone=dict({backbone}),
-    head=dict(num_classes=len(classes), topk=(1,)),{neck}
+{backbone}    head=dict(num_classes=len(classes), topk=(1,)),{neck}
 )
 # The stock schedule, 100 epochs, with its learning rate of 0.1 for 256 images.
 optim_wrapper = dict(optimizer=dict(lr=0.1 * {batch} / 256))
@@ -216,12 +211,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes, (train, val) = found['classes'], found['counts']
     lines = pprint.pformat(tuple(classes), width=74, compact=True)
     found['classes'] = lines.replace('\n', '\n          ')
+    found['files'] = [str(file and file.resolve()) for file in found['files']]
+    folders = [p.resolve() for prefix in found['folders'] for p in prefix.values()]
+    root = os.path.commonpath(folders)
+    parts = zip(found['files'], found['folders'], strict=True)
+    train_part, val_part = (part(root, file, prefix) for file, prefix in parts)
     text = (HEAD + found['text']).format(
         title=METHODS[args.method],
         start="ImageNet's weights" if args.pretrained else 'random weights',
         train=train,
         val=val,
-        root=str((args.data if args.data.is_dir() else args.data.parent).resolve()),
+        root=root,
+        train_part=train_part,
+        val_part=val_part,
         backbone=backbone(args, found),
         **found,
     )
@@ -251,7 +253,8 @@ def backbone(args: argparse.Namespace, found: dict) -> str:
     # Norms without ImageNet's statistics have to learn theirs.
     if found['framework'] == 'mmdet' and (args.method != 'ea' or not args.pretrained):
         options += ['frozen_stages=-1', 'norm_eval=False']
-    return ', '.join(options)
+    lines = ''.join(f'\n        {option},' for option in options)
+    return f'    backbone=dict({lines}\n    ),\n' if options else ''
 
 
 def describe(args: argparse.Namespace) -> dict:
@@ -315,10 +318,14 @@ def two_parts(found: dict[str, list], root: Path) -> tuple[list, list]:
     return train, found.get('val') or found.get('test') or []
 
 
-def part(ann_file: Path | str, **prefix: Path | str) -> str:
+def part(root: str, file: str, prefix: dict[str, Path]) -> str:
     """Writes the arguments of a data set that differ between its parts."""
-    file = str(ann_file and Path(ann_file).resolve())
-    folders = ', '.join(f'{key}={str(path)!r}' for key, path in prefix.items())
+    folders = ', '.join(
+        f'{key}={os.path.relpath(path.resolve(), root)!r}'
+        for key, path in prefix.items()
+    )
+    if file and Path(file).is_relative_to(root):
+        file = os.path.relpath(file, root)
     return f'\n    ann_file={file!r},\n    data_prefix=dict({folders}),\n'
 
 
@@ -429,11 +436,9 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
         halves = [file.read_text().split() for file in files]
     else:
         halves = split(pair.stems)
-        files = files_beside(args.out, ['\n'.join(stems) for stems in halves], '.txt')
-    train_part, val_part = (
-        part(file, img_path=p.images.resolve(), seg_map_path=p.labels.resolve())
-        for file, p in zip(files, (pair, *(val or [pair])), strict=True)
-    )
+        files = files_beside(
+            args.out, ['\n'.join(stems) + '\n' for stems in halves], '.txt'
+        )
     images = [pair.images / f'{stem}{pair.img_suffix}' for stem in pair.stems]
     scale = fitted_size(images, 1024, 1024)
     crop = tuple(min(side, 512) for side in reversed(scale))
@@ -454,8 +459,11 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
         lr=1e-4 if args.pretrained else 1e-3,
         img_suffix=pair.img_suffix,
         seg_map_suffix=pair.seg_map_suffix,
-        train_part=train_part,
-        val_part=val_part,
+        files=files,
+        folders=[
+            dict(img_path=p.images, seg_map_path=p.labels)
+            for p in (pair, *(val or [pair]))
+        ],
         head=EA_HEAD if args.method == 'ea' else '',
         weights=WEIGHTS if args.pretrained else None,
     )
@@ -518,7 +526,6 @@ def detection(args: argparse.Namespace) -> dict:
             kept = [a for a in annotations if a['image_id'] in ids]
             texts.append(json.dumps(dict(content, images=images, annotations=kept)))
         files = files_beside(args.out, texts, '.json')
-    parts = [part(f, img=p) for f, p in zip(files, folders, strict=True)]
     with_mask = bool(annotations) and all(a.get('segmentation') for a in annotations)
     kind = 'mask' if with_mask else 'faster'
     scale = fitted_size([folder / i['file_name'] for i in content['images']], 1333, 800)
@@ -537,8 +544,8 @@ def detection(args: argparse.Namespace) -> dict:
         size=max(scale),
         epochs=min(100, max(12, 10000 // count)),
         warmup=min(500, 2 * count),
-        train_part=parts[0],
-        val_part=parts[1],
+        files=files,
+        folders=[dict(img=path) for path in folders],
     )
 
 
@@ -558,10 +565,12 @@ def classification(args: argparse.Namespace) -> dict:
         )
     halves = (train, val) if val else split(train)
     texts = [
-        '\n'.join(f'{path.resolve()} {classes.index(name)}' for path, name in items)
+        ''.join(
+            f'{path.relative_to(args.data).as_posix()} {classes.index(name)}\n'
+            for path, name in items
+        )
         for items in halves
     ]
-    parts = [part(f, img_path='') for f in files_beside(args.out, texts, '.txt')]
     side = max(32, min(fitted_size([path for path, _ in train], 10**6, 224)))
     pool = "dict(type='GlobalAveragePooling')"
     return dict(
@@ -574,6 +583,6 @@ def classification(args: argparse.Namespace) -> dict:
         size=side,
         batch=min(32, len(halves[0])),
         neck=EA_NECK.format(channels=[2048], next=pool) * (args.method == 'ea'),
-        train_part=parts[0],
-        val_part=parts[1],
+        files=files_beside(args.out, texts, '.txt'),
+        folders=[dict(img_path=args.data)] * 2,
     )

@@ -12,7 +12,7 @@ from attn_plugins.cli.doctor import (
     STACKS,
     examine_operators,
     examine_stack,
-    mend_command,
+    fix_command,
     stack_pins,
     torchvision_requirement,
 )
@@ -82,7 +82,7 @@ def test_torch_alone(doctor):
     assert found['torch'] == 'ok'
     assert found['mmengine'] == found['mmcv'] == found['mmseg'] == 'missing'
     assert found['registered'] == 'broken'
-    mend = result.stdout.partition('Mend, in this order:')[2].partition('\n\n')[0]
+    mend = result.stdout.partition('To fix it, in this order:')[2].partition('\n\n')[0]
     pip = f'{sys.executable} -m pip install '
     for requirement in ('setuptools==80.9.0', 'ftfy', 'regex'):
         assert f'  {pip}{requirement}\n' in mend
@@ -137,11 +137,11 @@ def test_stack_is_told_by_its_distributions(install):
 def test_each_stack_is_mended_with_its_own(install, found, pins):
     install(cv2=['opencv-python-headless'], **found)
     for module, pin in pins.items():
-        command = mend_command(module).partition(' && ')[0]
+        command = fix_command(module).partition(' && ')[0]
         assert command.endswith(f' {pin}')
         # All but one ask for opencv-python, which would overwrite the headless one.
         assert ('--no-deps' in command) == (module != 'mmpretrain')
-    assert mend_command('mmcv').endswith(' -m attn_plugins ops link')
+    assert fix_command('mmcv').endswith(' -m attn_plugins ops link')
 
 
 def test_mixed_stacks_are_taken_apart(install):
@@ -149,7 +149,7 @@ def test_mixed_stacks_are_taken_apart(install):
     found = examine_stack()
     assert found.stops_the_main_job
     assert 'overwrite each other in mmcv' in found.detail
-    assert found.mend.endswith(' uninstall -y mmcv onedl-mmcv onedl-mmengine')
+    assert found.fix.endswith(' uninstall -y mmcv onedl-mmcv onedl-mmengine')
     install(mmcv=['mmcv'], mmengine=['onedl-mmengine'])
     found = examine_stack()
     assert found.state == 'broken'
@@ -187,7 +187,7 @@ def test_mmcv_and_mmcv_lite_side_by_side(monkeypatch):
         found = examine_operators()
         assert found.stops_the_main_job
         assert found.detail.endswith(f'overwrite each other: {surplus} has to go')
-        assert found.mend.endswith(mend)
+        assert found.fix.endswith(mend)
 
 
 def test_versions_that_clash(doctor):
@@ -198,7 +198,7 @@ def test_versions_that_clash(doctor):
     assert 'Traceback' not in result.stderr
     assert states(result)['mmseg'] == 'broken'
     assert refusal in result.stdout
-    mend = result.stdout.partition('Mend, in this order:')[2]
+    mend = result.stdout.partition('To fix it, in this order:')[2]
     assert stack_pins()['mmcv'] in mend.partition('\n\n')[0]
 
 
