@@ -129,6 +129,11 @@ def local_files(path: Path) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def stock_bases(path: Path) -> list[str]:
+    """Follows ``_base_`` of a config up to the stock configs (``mmseg::...``)."""
+    return [base for f in local_files(path) for base in read_bases(f) if '::' in base]
+
+
 def copy(name: str, folder: str | Path = '.') -> list[Path]:
     """Copies a config, with the files it is based on, to a folder.
 

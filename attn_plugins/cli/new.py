@@ -35,7 +35,7 @@ from ..mm.apis.prediction import IMAGE_SUFFIXES
 METHODS = {'ea': 'External attention', 'lesa': 'LESA', 'gsa': 'GSA'}
 TASKS = ('segmentation', 'detection', 'classification')
 WEIGHTS = 'torchvision://resnet50'
-LABEL_FOLDER = re.compile('mask|label|annot|seg|class|gt', re.I)
+LABEL_FOLDER = re.compile(r'mask|label|annot|seg|class|\bgt', re.I)
 # Indices in the label maps of PASCAL VOC.
 VOC_CLASSES = [
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat',
@@ -270,6 +270,12 @@ def describe(args: argparse.Namespace) -> dict:
     has_boxes = next((root / 'Annotations').glob('*.xml'), None)
     if has_boxes and task in (None, 'detection'):
         return detection(args)
+    labels = [f for f in images_below(root) if LABEL_FOLDER.search(f.name)]
+    if labels and task is None:
+        raise LaunchError(
+            f'{labels[0]}: label maps must be single-channel PNG of class indices, named '
+            'like their images (for a class of that name: --task classification)'
+        )
     if task in (None, 'classification'):
         return classification(args)
     raise LaunchError(f'{root} holds no data for {task}: see --help')
@@ -560,8 +566,8 @@ def classification(args: argparse.Namespace) -> dict:
     classes = sorted({name for _, name in train})
     if len(classes) < 2 or {name for _, name in val} - set(classes):
         raise LaunchError(
-            f'{args.data} has neither images with single-channel label maps, nor a '
-            'folder of images for each of several classes: see --help'
+            f'{args.data} has neither images with label maps, nor a folder of images '
+            'for each of several classes: see --help'
         )
     halves = (train, val) if val else split(train)
     texts = [
