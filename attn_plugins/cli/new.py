@@ -273,8 +273,8 @@ def describe(args: argparse.Namespace) -> dict:
     labels = [f for f in images_below(root) if LABEL_FOLDER.search(f.name)]
     if labels and task is None:
         raise LaunchError(
-            f'{labels[0]}: label maps must be single-channel PNG of class indices, named '
-            'like their images (for a class of that name: --task classification)'
+            f'{labels[0]}: label maps must be single-channel PNG of class indices, '
+            'named like their images (is it a class? --task classification)'
         )
     if task in (None, 'classification'):
         return classification(args)
