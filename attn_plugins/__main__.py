@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     'configs': 'list, show and copy the configs of the papers',
+    'new': 'write a config that trains on your own data',
     'doctor': 'say what is installed, and how to fix what is not',
     'check': 'look through the config, images and annotations of a training',
     'predict': 'run a model on images, folders and videos',
@@ -13,7 +14,6 @@ COMMANDS = {
     'report': 'write one HTML page about a run',
     'export': 'write ONNX, TorchScript or torch.export files',
     'convert': "turn a checkpoint of the papers' released code into ours",
-    'new': 'write a config that trains on your own data',
     'ops': "put mmcv's operators where mmcv looks for them",
 }
 WITHOUT_MM = ('configs', 'doctor', 'ops')  # run where mmengine is not installed

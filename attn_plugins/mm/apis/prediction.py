@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -24,7 +25,7 @@ from ...registration import missing_modules
 from ...visualization import captioned, overlay, rendered
 from ..datasets.dataset_checks import DataError, check_whole
 from ..datasets.fitting import fit_weights
-from .launch import LaunchError
+from .launch import LaunchError, datasets_of
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -349,11 +350,8 @@ def best_classes(sample: Any) -> list[tuple[int, float]]:
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
-    scale = SMALLEST / max(image.shape[:2])
-    if scale <= 1:
-        return image
-    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    scale = max(1.0, SMALLEST / max(image.shape[:2]))
+    return mmcv.imrescale(image, scale, interpolation='bicubic')
 
 
 @contextlib.contextmanager
@@ -405,9 +403,7 @@ def _class_count(model: nn.Module) -> int:
 
 def dataset_meta(cfg: Config) -> dict:
     """Reads the names and colours of the classes from the test data set of a config."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = datasets_of(cfg, 'test')[0]
     init_default_scope(cfg.default_scope)
     kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     given = dict(dataset.get('metainfo') or {})
