@@ -13,7 +13,6 @@ from attn_plugins.modules import ExternalAttention2d, GlobalSelfAttention
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -205,6 +204,7 @@ def test_released_lesa_holds_the_matrices_that_it_is_counted_with():
     assert lesa.MATRICES[1] == models.KEPT + models.PASSING
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_not_tried(monkeypatch, tmp_path):
     measuring = tool('benchmarks.measure')
     monkeypatch.setattr(measuring, 'available_memory', lambda device: 100 * 117 * 4)
@@ -219,6 +219,7 @@ def test_what_does_not_fit_is_not_tried(monkeypatch, tmp_path):
 # Files
 
 
+@pytest.mark.slow
 def test_external_files(repo, tmp_path):
     sizes = ('--channels', '16', '--sizes', '4x5', '9x9')
     rows = run('external', tmp_path, '--methods', 'external', 'GC', *sizes)
@@ -236,6 +237,7 @@ def test_external_files(repo, tmp_path):
     assert (tmp_path / 'external.png').stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_every_candidate_runs():
     """Forward and backward, on a map with no side alike."""
     external = tool('benchmarks.external')
@@ -248,6 +250,7 @@ def test_every_candidate_runs():
         assert all(row['ms_median'] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_lesa_files(repo, tmp_path):
     rows = run('lesa', tmp_path, '--channels', '16', '--sizes', '4x5', '9x9')
     assert list(rows[0]) == columns_in_docs(repo, 'lesa')
@@ -256,6 +259,7 @@ def test_lesa_files(repo, tmp_path):
     assert (tmp_path / 'lesa.png').stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_lesa_backbones(repo, monkeypatch, tmp_path):
     """The released form is left out where its N x N matrices do not fit."""
     (*_, released) = tool('benchmarks.lesa_models').candidates((512, 512), rest=1000)
@@ -271,6 +275,7 @@ def test_lesa_backbones(repo, monkeypatch, tmp_path):
     assert rows[1]['params'] == rows[2]['params'] != rows[0]['params']
 
 
+@pytest.mark.slow
 def test_gsa_files(repo, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tool('benchmarks.gsa'), 'STAGES', ((4, 4), (2, 2)))
     rows = run('gsa', tmp_path, '--channels', '16', '--sizes', '4x5', '9x9')
@@ -310,6 +315,7 @@ def test_exponent_of_growth():
         assert all(map(math.isnan, growth(few, 'training', 'ms_median')))
 
 
+@pytest.mark.slow
 def test_gsa_backbones(repo, tmp_path):
     models = tool('benchmarks.gsa_models')
     cost = [
@@ -338,6 +344,7 @@ def test_gsa_backbones(repo, tmp_path):
         assert float(mode[4]['gsa_ms']) == pytest.approx(total, abs=0.01)
 
 
+@pytest.mark.slow
 def test_whole_models(repo, monkeypatch, tmp_path):
     models = tool('benchmarks.models')
     assert models.model_step('eanet_r50_ade20k', 64, 96)().isfinite()
