@@ -120,7 +120,7 @@ def read_bases(path: str | Path) -> list[str]:
 def local_files(path: Path) -> list[Path]:
     """Lists a config and those of its bases that are files beside it.
 
-    Stock bases (``mmseg::...``) come with their host.
+    Stock bases (``mmseg::...``) come with their framework.
     """
     files = [path]
     for base in read_bases(path):
@@ -188,7 +188,7 @@ def facts(entry: Entry) -> str:
 
 
 def resolved(path: Path) -> str:
-    """Merges a config with all its bases; needs mmengine and the host."""
+    """Merges a config with all its bases; needs mmengine and the framework."""
     from mmengine.config import Config
 
     return Config.fromfile(path).pretty_text
