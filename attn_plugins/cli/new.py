@@ -35,6 +35,7 @@ from ..mm.apis.prediction import IMAGE_SUFFIXES
 METHODS = {'ea': 'External attention', 'lesa': 'LESA', 'gsa': 'GSA'}
 TASKS = ('segmentation', 'detection', 'classification')
 WEIGHTS = 'torchvision://resnet50'
+WEIGHTS_V1C = 'open-mmlab://resnet50_v1c'  # mmseg's own ResNet has a deeper stem
 LABEL_FOLDER = re.compile(r'mask|label|annot|seg|class|\bgt', re.I)
 # Indices in the label maps of PASCAL VOC.
 VOC_CLASSES = [
@@ -450,6 +451,7 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
     crop = tuple(min(side, 512) for side in reversed(scale))
     count = len(halves[0])
     batch = min(4, count)
+    weights = WEIGHTS_V1C if args.method == 'ea' else WEIGHTS
     return dict(
         text=SEGMENTATION,
         framework='mmseg',
@@ -471,7 +473,7 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
             for p in (pair, *(val or [pair]))
         ],
         head=EA_HEAD if args.method == 'ea' else '',
-        weights=WEIGHTS if args.pretrained else None,
+        weights=weights if args.pretrained else None,
     )
 
 

@@ -160,6 +160,17 @@ def test_pretrained_backbones(tmp_path):
         assert (backbone.frozen_stages, backbone.norm_eval) == (frozen, frozen == 1)
 
 
+def test_pretrained_segmentors(tmp_path):
+    data = label_maps(tmp_path / 'data')
+    for method, kind, weights in (
+        ('ea', 'ResNetV1c', new.WEIGHTS_V1C),
+        ('gsa', 'GSAResNet', new.WEIGHTS),
+    ):
+        out = tmp_path / f'{method}.py'
+        model = write(data, out, '--method', method, '--pretrained').model
+        assert (model.backbone.type, model.pretrained) == (kind, weights)
+
+
 @pytest.mark.parametrize(
     ('spoil', 'text'),
     [
