@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = ', '.join(classes[:5]) + ', ...' * (len(classes) > 5)
     print(
         f'wrote {args.out}: {train} images to train on, {val} to validate on, '
-        f'{len(classes)} classes: {shown}'
+        f'{len(classes)} class{"es" * (len(classes) > 1)}: {shown}'
     )
     if not args.pretrained:
         print("it starts from random weights; --pretrained takes ImageNet's")
