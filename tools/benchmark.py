@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = ('mode', 'ms_median', 'ms_min', case.baseline[1], 'peak_mb', 'kept_mb')
     print(summary(rows, shown))
     if hasattr(command, 'PANELS'):
-        plot(rows, command.PANELS).savefig(path.with_suffix('.png'), dpi=110)
+        drawn = [row for row in rows if row.get('sweep', 'fixed') == 'fixed']
+        plot(drawn, command.PANELS).savefig(path.with_suffix('.png'), dpi=110)
     if hasattr(command, 'finish'):
         command.finish(args, rows, known)
     print(f'wrote {path}')

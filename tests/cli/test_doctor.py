@@ -236,11 +236,13 @@ def test_opencv_without_libgl(doctor):
 
 
 def test_needs_of_mmpretrain(doctor):
-    status, found, out = doctor(mmpretrain__models=missing('modelindex'))
+    error = missing('modelindex')
+    status, found, out = doctor(mmpretrain__models=error, mmpretrain__datasets=error)
     assert status == 0
     assert found['mmpretrain'] == 'broken'
     assert f'{sys.executable} -m pip install model-index==0.1.11' in commands(out)
-    _, found, out = doctor(mmpretrain__models=missing('mmpretrain'))
+    error = missing('mmpretrain')
+    _, found, out = doctor(mmpretrain__models=error, mmpretrain__datasets=error)
     assert found['mmpretrain'] == 'missing'
     pin = stack_pins()['mmpretrain']
     assert f'{sys.executable} -m pip install {pin}' in commands(out)
@@ -252,7 +254,8 @@ def test_torchvision_for_another_cuda(doctor, monkeypatch):
     )
     error = 'PyTorch and torchvision were compiled with different CUDA major versions'
     error = RuntimeError(error)
-    _, found, out = doctor(torchvision=error, mmpretrain__models=error)
+    names = ('torchvision', 'mmpretrain__models', 'mmpretrain__datasets')
+    _, found, out = doctor(**dict.fromkeys(names, error))
     assert found['torchvision'] == found['mmpretrain'] == 'broken'
     (command,) = commands(out)
     assert command.endswith(f' install {torchvision_requirement(torch.__version__)}')

@@ -82,8 +82,11 @@ def plot(rows: Sequence[Row], panels: Mapping[tuple[str, str], str]) -> Figure:
     for axes, ((mode, column), title) in zip(grid, panels.items(), strict=True):
         part = table[table['mode'] == mode].copy()
         part[column] = pd.to_numeric(part[column], errors='coerce')
-        lines = part.pivot_table(column, 'pixels', 'name', sort=False)
-        lines.plot(ax=axes, loglog=True, marker='.', title=title, legend=False)
+        lines = part.pivot_table(column, 'pixels', 'name')
+        # All of them in every panel, so that each keeps its colour.
+        lines = lines.reindex(columns=table['name'].unique())
+        style = dict(loglog=True, marker='.', colormap='tab20', legend=False)
+        lines.plot(ax=axes, title=title, **style)
         axes.grid(alpha=0.3)
     handles = grid[0].get_legend_handles_labels()
     figure.legend(*handles, loc='outside lower center', ncols=5)
