@@ -20,7 +20,7 @@ EXTRAS = {
     'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
-    'test': ['hypothesis', 'pytest', 'ruff'],
+    'test': ['hypothesis', 'pandas', 'pytest', 'ruff', 'tabulate'],
 }
 EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
 EXTRAS['lite'] = ['mmcv-lite>=2.1,<2.2']  # mmdet and mmseg refuse mmcv 2.2
@@ -63,9 +63,9 @@ setup(
     package_data={'attn_plugins': ['py.typed', '.mim/**/*']},
     exclude_package_data={'attn_plugins': ['.mim/**/__pycache__/*']},
     # Never the mm distributions: a maintained fork ships the same modules under other
-    # names, and a hard dependency would install the originals over it. PyYAML is for
-    # the catalogue of configs alone.
-    install_requires=['torch>=2.7', 'pyyaml'],
+    # names, and a hard dependency would install the originals over it. The others are
+    # for `attn-plugins configs` and `doctor`.
+    install_requires=['torch>=2.7', 'packaging', 'pyyaml', 'rich'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['attn-plugins = attn_plugins.__main__:main']},
     zip_safe=False,

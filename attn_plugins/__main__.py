@@ -5,7 +5,8 @@ import sys
 
 COMMANDS = {
     'configs': 'list, show and copy the configs of the papers',
-    'doctor': 'say what is installed, and how to mend what is not',
+    'new': 'write a config that trains on your own data',
+    'doctor': 'say what is installed, and how to fix what is not',
     'check': 'look through the config, images and annotations of a training',
     'predict': 'run a model on images, folders and videos',
     'maps': 'draw the attention of a model in an image',

@@ -111,7 +111,9 @@ def test_requirements(wheel, contents):
     # Anything else could bring an mm distribution over a fork of it.
     assert [need for need in needs if 'extra ==' not in need] == [
         'Requires-Dist: torch>=2.7',
+        'Requires-Dist: packaging',
         'Requires-Dist: pyyaml',
+        'Requires-Dist: rich',
     ]
     assert 'Requires-Python: >=3.10' in lines
     for extra in ('det', 'seg', 'cls', 'all', 'test', 'docs', 'onedl'):

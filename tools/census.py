@@ -1,11 +1,11 @@
-"""Which stock configs work with this mmcv? Each model of the hosts, built and run.
+"""Which stock configs work with this mmcv? Each model of the frameworks, built and run.
 
     python tools/census.py run --out FILE.jsonl               # with compiled mmcv
     python tools/census.py run --out OTHER.jsonl              # in another environment
     python tools/census.py compare FILE.jsonl OTHER.jsonl
 
-Takes the configs that the installed hosts bring along, without their weights. Configs
-whose models are the same but for numbers of classes and normalising of images share one
+Takes the configs that the installed frameworks bring along, without their weights.
+Configs whose models are the same but for numbers of classes and normalising share one
 run: mmdet predicts with score thresholds of 0, so that boxes get to nms, and plain
 detectors give a loss and its gradients; mmseg predicts; mmpretrain gives its plain
 output. All on the CPU and on the smallest image that works, with random weights.
@@ -285,7 +285,7 @@ def child(row: Row, connection) -> None:
 
 def run_apart(row: Row, time_limit: float) -> Row:
     """Examines in a process of its own, so that no model ends the census."""
-    context = multiprocessing.get_context('fork')  # the hosts are imported already
+    context = multiprocessing.get_context('fork')  # the frameworks are imported already
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(row, sender), daemon=True)
     start, ended = time.monotonic(), False

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import yaml
 
+from .tables import print_table
+
 # A link to the folder in a checkout, a copy of it in a wheel.
 FOLDER = Path(__file__).parents[1] / '.mim/configs'
 
@@ -118,13 +120,18 @@ def read_bases(path: str | Path) -> list[str]:
 def local_files(path: Path) -> list[Path]:
     """Lists a config and those of its bases that are files beside it.
 
-    Stock bases (``mmseg::...``) come with their host.
+    Stock bases (``mmseg::...``) come with their framework.
     """
     files = [path]
     for base in read_bases(path):
         if '::' not in base:
             files += local_files(path.parent / base)
     return list(dict.fromkeys(files))
+
+
+def stock_bases(path: Path) -> list[str]:
+    """Follows ``_base_`` of a config up to the stock configs (``mmseg::...``)."""
+    return [base for f in local_files(path) for base in read_bases(f) if '::' in base]
 
 
 def copy(name: str, folder: str | Path = '.') -> list[Path]:
@@ -146,33 +153,23 @@ def copy(name: str, folder: str | Path = '.') -> list[Path]:
     return targets
 
 
-def table(entries: Iterable[Entry]) -> str:
-    """Sets entries out in columns."""
-    rows = [
-        ('config', 'host', 'data', 'row', 'printed', 'params', 'MACs', 'at'),
-        *(
-            (
-                entry.name,
-                entry.host,
-                entry.dataset,
-                entry.table,
-                entry.figures,
-                f'{entry.params / 1e6:.2f} M',
-                f'{entry.macs / 1e9:.1f} G',
-                entry.image_size,
-            )
-            for entry in entries
-        ),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    # Numbers to the right.
-    pads = (str.ljust,) * 5 + (str.rjust,) * 2 + (str.ljust,)
-    return '\n'.join(
-        '  '.join(
-            pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
+def print_entries(entries: Iterable[Entry]) -> None:
+    """Prints entries in columns."""
+    header = ('config', 'framework', 'data', 'row', 'printed', '>params', '>MACs', 'at')
+    rows = (
+        (
+            entry.name,
+            entry.host,
+            entry.dataset,
+            entry.table,
+            entry.figures,
+            f'{entry.params / 1e6:.2f} M',
+            f'{entry.macs / 1e9:.1f} G',
+            entry.image_size,
+        )
+        for entry in entries
     )
+    print_table(header, rows)
 
 
 def facts(entry: Entry) -> str:
@@ -191,7 +188,7 @@ def facts(entry: Entry) -> str:
 
 
 def resolved(path: Path) -> str:
-    """Merges a config with all its bases; needs mmengine and the host."""
+    """Merges a config with all its bases; needs mmengine and the framework."""
     from mmengine.config import Config
 
     return Config.fromfile(path).pretty_text
@@ -234,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(
                     'no config is for all of that; `list --help` shows what there is'
                 )
-            print(table(entries))
+            print_entries(entries)
             print(f"{len(entries)} configs. Printed figures are the papers'.")
         elif args.command == 'show':
             entry = find(args.name)

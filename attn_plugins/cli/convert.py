@@ -10,17 +10,16 @@ has to say.
 """
 
 import argparse
-import contextlib
+import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import IO
 
 import torch
 
 from ..mm.apis.launch import LaunchError
 from ..mm.engine.loading import load_from_local
+from ..mm.engine.writing import write_atomically
 from ..released.convert import Conversion, convert
 
 
@@ -53,31 +52,14 @@ def check_paths(args: argparse.Namespace) -> None:
                 raise LaunchError(f'{path} and {other} are the same file, name another')
         if os.path.isdir(path):
             raise LaunchError(f'{path} is a folder, name a file in it')
+        folder = os.path.dirname(path) or '.'
+        if not os.access(folder, os.W_OK) or not os.path.isdir(folder):
+            raise LaunchError(
+                f'{path} cannot be written: {folder} is not a folder to write to'
+            )
         if os.path.exists(path) and not args.force:
             raise LaunchError(f'{path} is there already, --force overwrites it')
         taken.append(path)
-
-
-@contextlib.contextmanager
-def replacing(path: str, mode: str) -> Iterator[IO]:
-    """Opens a file beside ``path`` that takes its place when all went well.
-
-    Raises:
-        LaunchError: If the folder cannot be written to.
-    """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f'.{name}.{os.getpid()}.part')
-    try:
-        file = open(temporary, mode)  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise LaunchError(f'{path} cannot be written: {error.strerror}') from None
-    try:
-        with file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
 
 
 def account(conversion: Conversion) -> dict:
@@ -129,15 +111,13 @@ def print_account(conversion: Conversion, verbose: bool) -> None:
 def main() -> None:
     args = parse_args()
     check_paths(args)
-    with contextlib.ExitStack() as stack:
-        # Opened before the work, so that a folder without write access is found first.
-        file = stack.enter_context(replacing(args.dst, 'wb'))
-        report = args.report and stack.enter_context(replacing(args.report, 'w'))
-        conversion = read_and_convert(args.src)
-        content = dict(meta=conversion.meta, state_dict=conversion.state_dict)
-        write(args.dst, lambda: torch.save(content, file))
-        if report:
-            write(args.report, lambda: json.dump(account(conversion), report, indent=1))
+    conversion = read_and_convert(args.src)
+    content = io.BytesIO()
+    torch.save(dict(meta=conversion.meta, state_dict=conversion.state_dict), content)
+    write_atomically(args.dst, content.getvalue())
+    if args.report:
+        text = json.dumps(account(conversion), indent=1)
+        write_atomically(args.report, text.encode())
     print_account(conversion, args.verbose)
     for path in filter(None, (args.dst, args.report)):
         print(f'wrote    {path}')
@@ -158,16 +138,3 @@ def read_and_convert(src: str) -> Conversion:
         return convert(checkpoint)
     except ValueError as error:
         raise LaunchError(f'{src} cannot be converted: {error}') from None
-
-
-def write(path: str, save: Callable[[], None]) -> None:
-    """Writes a file, with one line if the disk is full.
-
-    Raises:
-        LaunchError: If it cannot be written.
-    """
-    try:
-        save()
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition('\n')[0]
-        raise LaunchError(f'{path} cannot be written: {reason}') from None

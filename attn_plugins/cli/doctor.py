@@ -1,4 +1,4 @@
-"""Says what is installed, what works, and which command mends what does not.
+"""Says what is installed, what works, and which command fixes what does not.
 
 Run ``python -m attn_plugins doctor``. The exit status is 0 only if the main job can
 run: training EANet with mmseg. With ``--data`` it looks for the data sets instead.
@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 
 import torch
+from packaging.version import Version
 
 from ..ops.backend import has_torchvision
 from ..ops.link import compiled, mmcv_distributions, mmcv_folder
 from ..registration import host_errors, register_all, registered_components
-from .datasets import report
+from .datasets import print_datasets
+from .tables import print_table
 
 # What to import for proof: `import mmseg` alone, for one, succeeds without what its
-# models need. In the order in which problems are to be mended.
+# models need. In the order in which problems are to be fixed.
 REQUIRED = {
     'pkg_resources': 'pkg_resources',
     'mmengine': 'mmengine.runner',
@@ -47,10 +49,11 @@ def torchvision_requirement(torch_version: str) -> str:
     where the index of PyTorch can be reached. pip takes a version with such a label for
     the newer one.
     """
-    release, _, build = torch_version.partition('+')
-    _, minor, patch = re.findall(r'\d+', release)[:3]
+    torch_version = Version(torch_version)
+    build = torch_version.local or ''
+    wanted = f'torchvision==0.{torch_version.minor + 15}.{torch_version.micro}'
     # Without --no-deps that of another build brings its torch along.
-    words = ['--no-deps --force-reinstall', f'torchvision==0.{int(minor) + 15}.{patch}']
+    words = ['--no-deps --force-reinstall', wanted]
     if re.fullmatch(r'cpu|cu\d+|rocm[\d.]+', build):
         words[1:1] = [f'--extra-index-url https://download.pytorch.org/whl/{build}']
     return ' '.join(words)
@@ -98,7 +101,7 @@ class Finding:
     version: str
     state: str  # ok, note, missing or broken
     detail: str = ''
-    mend: str = ''
+    fix: str = ''
     required: bool = False
 
     @property
@@ -131,7 +134,7 @@ def stack_pins() -> dict[str, str]:
     return STACKS[next(iter(stack_distributions()), 'OpenMMLab')]
 
 
-def mend_command(module: str) -> str:
+def fix_command(module: str) -> str:
     """Returns the command that installs ``module`` in a version that works."""
     pip = f'{shlex.quote(sys.executable)} -m pip'
     install = f'{pip} install'
@@ -179,8 +182,8 @@ def examine(name: str, target: str, required: bool) -> Finding:
         absent = isinstance(error, ModuleNotFoundError) and error.name == module
         state = 'missing' if absent else 'broken'
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        mend = mend_command(culprit(module, error))
-        return Finding(name, found, state, '' if absent else text, mend, required)
+        fix = fix_command(culprit(module, error))
+        return Finding(name, found, state, '' if absent else text, fix, required)
     return Finding(name, found, 'ok', required=required)
 
 
@@ -192,13 +195,13 @@ def examine_python() -> Finding:
 
 
 def examine_torch() -> Finding:
-    found = torch.__version__  # a TorchVersion, which compares as versions do
-    if found >= '2.15':
+    found = torch.__version__
+    if Version(found) >= Version('2.15'):
         return Finding('torch', found, 'note', 'newer than 2.14, which is tested')
-    if found >= '2.7':
+    if Version(found) >= Version('2.7'):
         return Finding('torch', found, 'ok', required=True)
-    mend = mend_command('torch')
-    return Finding('torch', found, 'broken', 'older than 2.7', mend, required=True)
+    fix = fix_command('torch')
+    return Finding('torch', found, 'broken', 'older than 2.7', fix, required=True)
 
 
 def examine_cuda() -> Finding:
@@ -215,13 +218,13 @@ def examine_operators() -> Finding:
     has_binary = compiled(mmcv_folder())
     if len(names) > 1 and names[-1].endswith('-lite'):
         full, lite = names[0], names[-1]
-        surplus, mend = full, mend_command('mmcv')
+        surplus, fix = full, fix_command('mmcv')
         if has_binary:
             pip = f'{shlex.quote(sys.executable)} -m pip'
             again = f'--force-reinstall --no-deps {full}=={version(full)}'
-            surplus, mend = lite, f'{pip} uninstall -y {lite}; {pip} install {again}'
+            surplus, fix = lite, f'{pip} uninstall -y {lite}; {pip} install {again}'
         text = f'{full} and {lite} overwrite each other: {surplus} has to go'
-        return Finding('operators', '-', 'broken', text, mend, required=True)
+        return Finding('operators', '-', 'broken', text, fix, required=True)
     if not has_binary:
         detail = 'of attn_plugins.ops'
         if torch.cuda.is_available() and has_torchvision():
@@ -229,7 +232,7 @@ def examine_operators() -> Finding:
         return Finding('operators', '', 'ok', detail)
     if torch.cuda.is_available() and get_compiling_cuda_version() == 'not available':
         text = 'compiled for CPUs alone; those of attn_plugins.ops run on a GPU too'
-        return Finding('operators', '-', 'note', text, mend_command('mmcv'))
+        return Finding('operators', '-', 'note', text, fix_command('mmcv'))
     return Finding('operators', '', 'ok', 'compiled')
 
 
@@ -240,7 +243,7 @@ def examine_torchvision_ops() -> Finding:
     if _has_ops():
         return Finding('torchvision ops', '', 'ok')
     text = 'do not load with this torch; nothing here needs them on a CPU'
-    return Finding('torchvision ops', '-', 'note', text, mend_command('torchvision'))
+    return Finding('torchvision ops', '-', 'note', text, fix_command('torchvision'))
 
 
 def examine_registration() -> Finding:
@@ -265,8 +268,8 @@ def examine_stack() -> Finding:
         if doubled:
             text += f', and overwrite each other in {", ".join(doubled)}'
         text += ': uninstall all of both, then run this again'
-        mend = f'{shlex.quote(sys.executable)} -m pip uninstall -y {" ".join(names)}'
-        return Finding('stack', '-', 'broken', text, mend, required=bool(doubled))
+        fix = f'{shlex.quote(sys.executable)} -m pip uninstall -y {" ".join(names)}'
+        return Finding('stack', '-', 'broken', text, fix, required=bool(doubled))
     if not stacks:
         return Finding('stack', '-', 'note', 'neither OpenMMLab nor its fork is here')
     (stack,) = stacks
@@ -287,31 +290,20 @@ def examine_all() -> list[Finding]:
         return [*findings, examine_registration()]
 
 
-def table(findings: list[Finding]) -> str:
-    names = max(len(finding.name) for finding in findings)
-    versions = max(len(finding.version) for finding in findings)
-    rows = (
-        f'{finding.name:{names}}  {finding.version:{versions}}  {finding.state:7}  '
-        f'{finding.detail}'
-        for finding in findings
-    )
-    return '\n'.join(row.rstrip() for row in rows)
-
-
 def commands(
     title: str, findings: Sequence[Finding], given: Sequence[Finding] = ()
 ) -> list[str]:
     """Lists the commands of ``findings`` that ``given`` lack, each once; [] if none."""
-    lines = dict.fromkeys(finding.mend for finding in findings if finding.mend)
+    lines = dict.fromkeys(finding.fix for finding in findings if finding.fix)
     for finding in given:
-        lines.pop(finding.mend, None)
+        lines.pop(finding.fix, None)
     return ['\n  '.join([title, *lines])] if lines else []
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='attn-plugins doctor',
-        description='Says what is installed and how to mend what does not work.',
+        description='Says what is installed and how to fix what does not work.',
     )
     parser.add_argument(
         '--data',
@@ -326,17 +318,21 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     if args.data is not None:
-        print(report(args.data))
+        print_datasets(args.data)
         return 0
     findings = examine_all()
     problems = [finding for finding in findings if finding.stops_the_main_job]
     notes = [finding for finding in findings if not finding.stops_the_main_job]
     verdict = 'cannot run yet' if problems else 'can run'
+    print_table(
+        ('part', 'version', 'state', 'detail'),
+        ((f.name, f.version, f.state, f.detail) for f in findings),
+    )
     sections = [
-        table(findings),
-        *commands('Mend, in this order:', problems),
+        '',
+        *commands('To fix it, in this order:', problems),
         *commands('Not needed for segmentation; if you want it:', notes, problems),
         f'Training EANet with mmseg {verdict}.',
     ]
-    print('\n\n'.join(sections))
+    print('\n\n'.join(sections).removeprefix('\n'))
     return 1 if problems else 0

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> list[str]:
                 image = read()
                 writer.add(name, image, predictor.predict(image), source)
                 done += 1
-            except Exception as error:  # the hosts raise errors of any kind
+            except Exception as error:  # the frameworks raise errors of any kind
                 reason = str(error).strip() or type(error).__name__
                 failed.append(f'{source}: {reason.splitlines()[0]}')
             if bar:

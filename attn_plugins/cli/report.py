@@ -39,7 +39,6 @@ from ..mm.apis.runs import (
     read_stock,
     run_checkpoint,
     run_config,
-    stock_bases,
     versions,
 )
 from ..visualization import (
@@ -53,8 +52,8 @@ from ..visualization import (
     series,
     training_curves,
 )
+from .configs import FOLDER, stock_bases
 
-CONFIGS = Path(__file__).parents[1] / '.mim/configs'
 LONGEST = 240  # letters of a setting that are shown
 
 
@@ -189,7 +188,7 @@ def _bgr(image: np.ndarray) -> np.ndarray:
 
 def find_bases(args: argparse.Namespace, path: Path) -> list[str]:
     """Finds the names of the stock configs below that of a run, none if not known."""
-    original = Path(args.config) if args.config else CONFIGS / path.name
+    original = Path(args.config) if args.config else FOLDER / path.name
     if args.config and not original.is_file():
         raise LaunchError(f'there is no config file {original}')
     return args.base or (stock_bases(original) if original.is_file() else [])

@@ -102,6 +102,7 @@ def test_figures_are_those_of_the_papers(name, table, figures):
     assert (CATALOGUE[name].table, CATALOGUE[name].printed) == (table, figures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', COUNTED)
 def test_counts_are_right(metafile, name):
     entry, cost = CATALOGUE[name], metafile.cost(name)

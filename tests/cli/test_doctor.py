@@ -1,5 +1,6 @@
-"""The doctor, run as users run it, with parts of the stack hidden or broken."""
+"""The doctor, with parts of the stack hidden or broken; twice as users run it."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from attn_plugins.cli import doctor as doctor_module
 from attn_plugins.cli.doctor import (
     STACKS,
     examine_operators,
     examine_stack,
-    mend_command,
+    fix_command,
     stack_pins,
     torchvision_requirement,
 )
@@ -33,39 +35,33 @@ PathFinder.find_spec = find_unless_hidden
 """
 
 
-@pytest.fixture
-def doctor(tmp_path):
-    def run(hidden=(), fakes=None):
-        (tmp_path / 'sitecustomize.py').write_text(HIDE.format(hidden=tuple(hidden)))
-        for name, source in (fakes or {}).items():
-            path = tmp_path / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(source)
-        return subprocess.run(
-            [sys.executable, '-m', 'attn_plugins', 'doctor'],
-            cwd=ROOT,
-            env={**os.environ, 'PYTHONPATH': str(tmp_path)},
-            capture_output=True,
-            text=True,
-        )
-
-    return run
+def run_hiding(tmp_path, hidden):
+    """Runs the doctor in a process of its own."""
+    (tmp_path / 'sitecustomize.py').write_text(HIDE.format(hidden=tuple(hidden)))
+    return subprocess.run(
+        [sys.executable, '-m', 'attn_plugins', 'doctor'],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
 
 
-def states(result):
+def states(text):
     """Returns the state of each row of the table."""
     words = {'ok', 'note', 'missing', 'broken'}
     # Before it there may be what the fork's mm packages print when they are imported.
-    table = result.stdout[result.stdout.index('Python  ') :].split('\n\n')[0]
+    table = text[text.index('Python  ') :].split('\n\n')[0]
     rows = [line.split() for line in table.splitlines()]
     return {row[0]: next(word for word in row if word in words) for row in rows}
 
 
-def test_all_that_the_main_job_needs_is_there(doctor):
+@pytest.mark.slow
+def test_all_that_the_main_job_needs_is_there(tmp_path):
     # Optional parts hidden: they are no reason to fail.
-    result = doctor(hidden=['mmdet', 'mmpretrain', 'torchvision'])
+    result = run_hiding(tmp_path, ['mmdet', 'mmpretrain', 'torchvision'])
     assert result.returncode == 0, result.stdout + result.stderr
-    found = states(result)
+    found = states(result.stdout)
     assert found['mmseg'] == found['torch'] == found['registered'] == 'ok'
     assert found['mmdet'] == found['mmpretrain'] == found['torchvision'] == 'missing'
     assert 'mmseg: EAHead' in result.stdout
@@ -74,21 +70,21 @@ def test_all_that_the_main_job_needs_is_there(doctor):
     assert torchvision_requirement(torch.__version__) in result.stdout
 
 
-def test_torch_alone(doctor):
-    result = doctor(hidden=[*HOSTS, 'ftfy', 'regex', 'pkg_resources'])
+def test_torch_alone(tmp_path):
+    result = run_hiding(tmp_path, [*HOSTS, 'ftfy', 'regex', 'pkg_resources'])
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr
-    found = states(result)
+    found = states(result.stdout)
     assert found['torch'] == 'ok'
     assert found['mmengine'] == found['mmcv'] == found['mmseg'] == 'missing'
     assert found['registered'] == 'broken'
-    mend = result.stdout.partition('Mend, in this order:')[2].partition('\n\n')[0]
+    fixes = result.stdout.partition('To fix it, in this order:')[2].partition('\n\n')[0]
     pip = f'{sys.executable} -m pip install '
     for requirement in ('setuptools==80.9.0', 'ftfy', 'regex'):
-        assert f'  {pip}{requirement}\n' in mend
+        assert f'  {pip}{requirement}\n' in fixes
     for module in ('mmengine', 'mmcv', 'mmseg'):
-        assert stack_pins()[module] in mend
-    assert 'mmdet' not in mend
+        assert stack_pins()[module] in fixes
+    assert 'mmdet' not in fixes
 
 
 # --- the stacks --------------------------------------------------------------
@@ -137,11 +133,11 @@ def test_stack_is_told_by_its_distributions(install):
 def test_each_stack_is_mended_with_its_own(install, found, pins):
     install(cv2=['opencv-python-headless'], **found)
     for module, pin in pins.items():
-        command = mend_command(module).partition(' && ')[0]
+        command = fix_command(module).partition(' && ')[0]
         assert command.endswith(f' {pin}')
         # All but one ask for opencv-python, which would overwrite the headless one.
         assert ('--no-deps' in command) == (module != 'mmpretrain')
-    assert mend_command('mmcv').endswith(' -m attn_plugins ops link')
+    assert fix_command('mmcv').endswith(' -m attn_plugins ops link')
 
 
 def test_mixed_stacks_are_taken_apart(install):
@@ -149,7 +145,7 @@ def test_mixed_stacks_are_taken_apart(install):
     found = examine_stack()
     assert found.stops_the_main_job
     assert 'overwrite each other in mmcv' in found.detail
-    assert found.mend.endswith(' uninstall -y mmcv onedl-mmcv onedl-mmengine')
+    assert found.fix.endswith(' uninstall -y mmcv onedl-mmcv onedl-mmengine')
     install(mmcv=['mmcv'], mmengine=['onedl-mmengine'])
     found = examine_stack()
     assert found.state == 'broken'
@@ -159,19 +155,50 @@ def test_mixed_stacks_are_taken_apart(install):
 # --- parts that are broken ---------------------------------------------------
 
 
+def missing(name):
+    return ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+
+@pytest.fixture
+def doctor(monkeypatch, capsys):
+    """Runs the doctor where some imports fail: exit status, states, output."""
+    pytest.importorskip('mmseg')
+    load = importlib.import_module
+
+    def run(**errors):
+        errors = {name.replace('__', '.'): error for name, error in errors.items()}
+
+        def import_module(name, package=None):
+            if name in errors:
+                raise errors[name]
+            return load(name, package)
+
+        monkeypatch.setattr(sys, 'argv', ['doctor'])
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib, 'import_module', import_module)
+            status = doctor_module.main()
+        out = capsys.readouterr().out
+        return status, states(out), out
+
+    return run
+
+
+def commands(out):
+    return [line[2:] for line in out.splitlines() if line.startswith('  /')]
+
+
 def test_undeclared_need_of_mmseg(doctor):
-    result = doctor(hidden=['ftfy'])
-    assert result.returncode == 1
-    assert states(result)['ftfy'] == 'missing'
-    assert f'  {sys.executable} -m pip install ftfy\n' in result.stdout
+    status, found, out = doctor(ftfy=missing('ftfy'))
+    assert status == 1
+    assert found['ftfy'] == 'missing'
+    assert f'{sys.executable} -m pip install ftfy' in commands(out)
 
 
 def test_mmcv_without_ops(doctor):
-    result = doctor(hidden=['mmcv._ext'])
-    assert result.returncode == 1
-    assert 'Traceback' not in result.stderr
-    assert "No module named 'mmcv._ext'" in result.stdout
-    assert f'  {sys.executable} -m attn_plugins ops link\n' in result.stdout
+    status, _, out = doctor(mmcv__ops=missing('mmcv._ext'))
+    assert status == 1
+    assert "No module named 'mmcv._ext'" in out
+    assert f'{sys.executable} -m attn_plugins ops link' in commands(out)
 
 
 def test_mmcv_and_mmcv_lite_side_by_side(monkeypatch):
@@ -187,72 +214,60 @@ def test_mmcv_and_mmcv_lite_side_by_side(monkeypatch):
         found = examine_operators()
         assert found.stops_the_main_job
         assert found.detail.endswith(f'overwrite each other: {surplus} has to go')
-        assert found.mend.endswith(mend)
+        assert found.fix.endswith(mend)
 
 
 def test_versions_that_clash(doctor):
     refusal = 'MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4.'
-    fakes = {'mmseg/__init__.py': f'raise AssertionError({refusal!r})'}
-    result = doctor(fakes=fakes)
-    assert result.returncode == 1
-    assert 'Traceback' not in result.stderr
-    assert states(result)['mmseg'] == 'broken'
-    assert refusal in result.stdout
-    mend = result.stdout.partition('Mend, in this order:')[2]
-    assert stack_pins()['mmcv'] in mend.partition('\n\n')[0]
+    status, found, out = doctor(mmseg__apis=AssertionError(refusal))
+    assert status == 1
+    assert found['mmseg'] == 'broken'
+    assert refusal in out
+    assert stack_pins()['mmcv'] in commands(out)[0]
 
 
 def test_opencv_without_libgl(doctor):
     error = 'libGL.so.1: cannot open shared object file: No such file or directory'
-    result = doctor(fakes={'cv2/__init__.py': f'raise ImportError({error!r})'})
-    assert result.returncode == 1
-    assert 'Traceback' not in result.stderr
-    assert error in result.stdout
-    assert 'uninstall -y opencv-python ' in result.stdout
-    assert 'install opencv-python-headless==' in result.stdout
-
-
-def commands(result):
-    return [line[2:] for line in result.stdout.splitlines() if line.startswith('  /')]
+    status, _, out = doctor(mmcv=ImportError(error))
+    assert status == 1
+    assert error in out
+    assert 'uninstall -y opencv-python ' in out
+    assert 'install opencv-python-headless==' in out
 
 
 def test_needs_of_mmpretrain(doctor):
-    pytest.importorskip('mmpretrain')
-    result = doctor(hidden=['modelindex'])
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert states(result)['mmpretrain'] == 'broken'
-    assert f'{sys.executable} -m pip install model-index==0.1.11' in commands(result)
-
-
-def test_mmpretrain_brings_what_it_needs(doctor):
-    result = doctor(hidden=['mmpretrain', 'mmdet'])
-    assert states(result)['mmpretrain'] == 'missing'
+    error = missing('modelindex')
+    status, found, out = doctor(mmpretrain__models=error, mmpretrain__datasets=error)
+    assert status == 0
+    assert found['mmpretrain'] == 'broken'
+    assert f'{sys.executable} -m pip install model-index==0.1.11' in commands(out)
+    error = missing('mmpretrain')
+    _, found, out = doctor(mmpretrain__models=error, mmpretrain__datasets=error)
+    assert found['mmpretrain'] == 'missing'
     pin = stack_pins()['mmpretrain']
-    assert f'{sys.executable} -m pip install {pin}' in commands(result)
+    assert f'{sys.executable} -m pip install {pin}' in commands(out)
 
 
-def test_torchvision_for_another_cuda(doctor):
-    pytest.importorskip('mmpretrain')
+def test_torchvision_for_another_cuda(doctor, monkeypatch):
+    monkeypatch.setattr(
+        doctor_module, 'examine_torchvision_ops', doctor_module.examine_python
+    )
     error = 'PyTorch and torchvision were compiled with different CUDA major versions'
-    result = doctor(fakes={'torchvision/__init__.py': f'raise RuntimeError({error!r})'})
-    assert 'Traceback' not in result.stderr
-    found = states(result)
+    error = RuntimeError(error)
+    names = ('torchvision', 'mmpretrain__models', 'mmpretrain__datasets')
+    _, found, out = doctor(**dict.fromkeys(names, error))
     assert found['torchvision'] == found['mmpretrain'] == 'broken'
-    (command,) = commands(result)
+    (command,) = commands(out)
     assert command.endswith(f' install {torchvision_requirement(torch.__version__)}')
 
 
-def test_torchvision_without_operators(doctor):
-    pytest.importorskip('mmpretrain')
-    fakes = {
-        'torchvision/__init__.py': '',
-        'torchvision/extension.py': 'def _has_ops(): return False',
-    }
-    result = doctor(fakes=fakes, hidden=['mmdet', 'mmseg'])
-    assert 'torchvision ops' in result.stdout
-    assert states(result)['torchvision'] == 'note'
-    assert 'do not load with this torch' in result.stdout
-    assert torchvision_requirement(torch.__version__) in result.stdout
+def test_torchvision_without_operators(monkeypatch):
+    extension = pytest.importorskip('torchvision.extension')
+    monkeypatch.setattr(extension, '_has_ops', lambda: False)
+    found = doctor_module.examine_torchvision_ops()
+    assert found.state == 'note'
+    assert 'do not load with this torch' in found.detail
+    assert torchvision_requirement(torch.__version__) in found.fix
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,14 @@ class Model:
         return [F.interpolate(logits, image.shape[2:], mode='bilinear')]
 
 
+# One of each format in the default selection.
+NAMES = [
+    'eanet',
+    pytest.param('lesa', marks=pytest.mark.slow),
+    pytest.param('gsa', marks=pytest.mark.slow),
+]
+
+
 @pytest.fixture(scope='module')
 def models(tmp_path_factory):
     texts = dict(eanet=SEGMENTOR, lesa=DETECTOR, gsa=CLASSIFIER)
@@ -107,7 +115,7 @@ def check_equal(model: Model, run, tolerance: float, sizes=SIZES) -> None:
             assert_close(torch.as_tensor(out), want, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize('name', ['eanet', 'lesa', 'gsa'])
+@pytest.mark.parametrize('name', NAMES)
 def test_onnx_equals_the_model_at_any_size(models, name, tmp_path, capsys):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
@@ -134,7 +142,7 @@ def test_onnx_equals_the_model_at_any_size(models, name, tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
 
 
-@pytest.mark.parametrize('name', ['eanet', 'lesa', 'gsa'])
+@pytest.mark.parametrize('name', NAMES)
 def test_torchscript_equals_the_model_at_any_size(models, name, tmp_path):
     model, path = models[name], str(tmp_path / 'model.pt')
     tool.main(
@@ -146,7 +154,7 @@ def test_torchscript_equals_the_model_at_any_size(models, name, tmp_path):
     check_equal(model, lambda image: exporting.as_list(script(image)), 1e-5)
 
 
-@pytest.mark.parametrize('name', ['eanet', 'lesa', 'gsa'])
+@pytest.mark.parametrize('name', NAMES)
 def test_exported_program_equals_the_model_at_any_size(models, name, tmp_path):
     model, path = models[name], str(tmp_path / 'model.pt2')
     tool.main([model.config, model.checkpoint, '--format', 'exported', '--out', path])

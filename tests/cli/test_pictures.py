@@ -357,6 +357,7 @@ def test_tensorboard_line_names_a_back_end():
     assert VISBACKENDS.get('TensorboardVisBackend') is not None
 
 
+@pytest.mark.slow
 def test_report(run, capsys):
     report.main([str(run), '--num-images', '2'])
     assert 'report.html' in capsys.readouterr().out

@@ -1,219 +1,131 @@
-"""The parity gate, what is counted as memory, the files. Never a time."""
+"""What is measured computes the same; what counts as memory; files. Never a time."""
 
 import csv
 import importlib
-import importlib.util
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from attn_plugins.modules import ExternalAttention2d
+from attn_plugins.functional import reference
+from attn_plugins.modules import ExternalAttention2d, GlobalSelfAttention
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='module', autouse=True)
 def scripts(request):
     """Finds the modules beside the script, as Python does for a script."""
-    folder = request.config.rootpath / 'tools'
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder
+        patch.syspath_prepend(request.config.rootpath / 'tools')
+        yield
 
 
-@pytest.fixture(scope='module')
-def benchmark(scripts):
-    path = scripts / 'benchmark.py'
-    spec = importlib.util.spec_from_file_location('benchmark', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(name):
+    return importlib.import_module(name)
 
 
-@pytest.fixture(scope='module')
-def measuring(scripts):
-    return importlib.import_module('benchmarks.measure')
-
-
-@pytest.fixture(scope='module')
-def external(scripts):
-    return importlib.import_module('benchmarks.external')
-
-
-@pytest.fixture(scope='module')
-def parity_error(scripts):
-    return importlib.import_module('benchmarks.parity').ParityError
-
-
-def run(benchmark, command, out, *args):
-    benchmark.main([command, '--seconds', '0', '--out', str(out), *args])
-
-
-def read(path):
-    with path.open() as file:
+def run(command, out, *args):
+    tool('benchmark').main([command, '--seconds', '0', '--out', str(out), *args])
+    with (out / f'{command}{"_models" * ("--models" in args)}.csv').open() as file:
         return list(csv.DictReader(file))
 
 
-# External attention
+def columns_in_docs(repo, name):
+    return (repo / f'docs/benchmarks/{name}.csv').read_text().splitlines()[0].split(',')
 
 
-def run_external(benchmark, out, *args):
-    run(benchmark, 'external', out, '--channels', '16', *args)
+# The same function
 
 
-def test_layer_passes_parity(external):
-    external.check_parity()
+def outcome(layer, x, training):
+    """Output, gradients and running statistics of one step in float64."""
+    layer.double().train(training)
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    seed = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    grads = torch.autograd.grad(out, [x, *layer.parameters()], seed)
+    return [out, *(grad.squeeze() for grad in grads), *layer.buffers()]
 
 
-@pytest.mark.parametrize('factor', [1.001, float('nan')])
-def test_parity_refuses_a_broken_layer(
-    benchmark, external, monkeypatch, tmp_path, factor
-):
-    """One thousandth off in the folded order, and nothing is measured or written."""
-    layer = external.ExternalAttention2d
-    sound = layer._forward_folded
-    monkeypatch.setattr(
-        layer, '_forward_folded', lambda self, *args: sound(self, *args) * factor
-    )
-    with pytest.raises(SystemExit, match=r'parity failed.*folded against plain'):
-        run_external(benchmark, tmp_path, '--sizes', '4x5')
-    assert not list(tmp_path.iterdir())
-
-
-def test_parity_sees_a_wrong_gradient(external, parity_error, monkeypatch):
-    layer = external.ExternalAttention2d
-    sound = layer._forward_folded
-
-    def wrong(self, pixels, weights, inplace):
-        return (
-            sound(self, pixels, (weights[0].detach(), *weights[1:]), inplace)
-            + 0 * weights[0].sum()
+def assert_same(mine, theirs, x):
+    """Compares two layers whose parameters come in the same order."""
+    for module in mine.modules():
+        if isinstance(module, nn.BatchNorm2d):  # at 1 and 0 a mix-up of two could pass
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    with torch.no_grad():
+        for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+            q.copy_(p.view_as(q))
+    for training in (True, False):
+        pairs = zip(
+            outcome(mine, x, training), outcome(theirs, x, training), strict=True
         )
-
-    monkeypatch.setattr(layer, '_forward_folded', wrong)
-    with pytest.raises(parity_error, match='folded against plain'):
-        external.check_parity()
+        for wanted, found in pairs:
+            torch.testing.assert_close(found.view_as(wanted), wanted)
 
 
-def test_parity_sees_what_goes_wrong_without_autograd(
-    external, parity_error, monkeypatch
-):
-    layer = external.ExternalAttention2d
-    sound = layer.forward
-
-    def wrong(self, x):
-        overwrites = self.inplace and not torch.is_grad_enabled()
-        return sound(self, x) + (1e-3 * x if overwrites else 0)
-
-    monkeypatch.setattr(layer, 'forward', wrong)
-    with pytest.raises(parity_error, match='in place against plain, inference, output'):
-        external.check_parity()
+@pytest.mark.parametrize('order', ['plain', 'folded'])
+def test_released_external_attention(order):
+    external = tool('benchmarks.external')
+    layer = ExternalAttention2d(24, order=order, eps=external.RELEASED_EPS)
+    nn.init.normal_(layer.value.weight)  # both memories start equal
+    x = torch.randn(2, 24, 7, 11, dtype=torch.float64)
+    assert_same(layer, external.ReleasedExternalAttention(24), x)
 
 
-def test_parity_sees_a_wrong_baseline(external, parity_error, monkeypatch):
-    layer = external.ReleasedExternalAttention
-    sound = layer.forward
-    monkeypatch.setattr(layer, 'forward', lambda self, x: sound(self, x) + 1e-3 * x)
-    with pytest.raises(parity_error, match='released against plain'):
-        external.check_parity()
+class PrintedContext:
+    """LESA's context term from the loops that the paper prints."""
+
+    def forward(self, x):
+        q, k, v = self.heads(x)
+        args = (q, k, v, self.rel_h, self.rel_w, self.similarity_norm)
+        return self.out_norm(reference.lesa_attention(*args).flatten(1, 2))
 
 
-def test_files(benchmark, tmp_path):
-    sizes = ('--sizes', '4x5', '9x9')
-    run_external(benchmark, tmp_path, '--methods', 'external', 'GC', *sizes)
-    rows = read(tmp_path / 'external.csv')
-    columns = importlib.import_module('benchmarks.report').COLUMNS
-    assert tuple(rows[0]) == columns
-    assert len(rows) == (6 + 5) * 2  # one of them in inference only; two sizes
-    assert {row['mode'] for row in rows} == {'inference', 'training'}
-    assert {(row['H'], row['W']) for row in rows} == {('4', '5'), ('9', '9')}
-    for row in rows:
-        assert float(row['ms_median']) >= float(row['ms_min']) > 0
-        assert row['torch'] == torch.__version__
-        assert row['hardware']
-        if row['impl'] == 'released':
-            assert float(row['ratio_to_released']) == 1
-        if row['mode'] == 'inference':
-            assert float(row['kept_mb']) == 0
-    assert (tmp_path / 'external.png').stat().st_size > 10_000
+def images(channels, size):
+    """Two images that differ: statistics must be those of both."""
+    x = torch.randn(2, channels, *size, dtype=torch.float64)
+    return torch.stack([x[0], 3 * x[1] + 1])
 
 
-def test_what_does_not_fit_is_said_and_not_tried(
-    benchmark, external, measuring, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(measuring, 'available_memory', lambda device: 100 * 117 * 4)
-
-    def never(self, x):
-        raise AssertionError
-
-    monkeypatch.setattr(external.AttentionProduct, 'forward', never)
-    run_external(benchmark, tmp_path, '--methods', 'self-attention', '--sizes', '9x13')
-    rows = read(tmp_path / 'external.csv')
-    rows = [row for row in rows if row['impl'] == 'N x N product']
-    assert {row['ms_median'] for row in rows} == {'does not fit'}
-    assert {row['note'] for row in rows} == {'computed from N x N'}
+def test_released_lesa_is_what_the_paper_prints():
+    released = tool('benchmarks.lesa').ReleasedContext
+    printed = type('Printed', (PrintedContext, released), {})
+    assert_same(printed(16, (3, 4)), released(16, (3, 4)), images(16, (3, 4)))
 
 
-def test_every_candidate_runs(external, measuring):
-    """Forward and backward, on a map with no side alike."""
-    x = torch.randn(1, 16, 9, 13)
-    trained = [c for c in external.EXTERNAL if c != external.IN_PLACE]
-    assert len(trained) == len(external.PEERS) + 6
-    for training, candidates in ((False, external.EXTERNAL), (True, trained)):
-        measured = measuring.measure(candidates, x, training, 0)
-        for name, found in measured.items():
-            assert found.peak > 0, name
-            assert len(found.times) == measuring.MIN_REPEATS
+@pytest.mark.parametrize('impl', ['blocks', 'sdpa'])
+def test_ours_is_the_released_lesa(impl):
+    lesa = tool('benchmarks.lesa')
+    released = lesa.ReleasedContext(64, (7, 11))
+    ours = lesa.context(64, (7, 11), impl)
+    ours.context.load_state_dict(released.state_dict())
+    names = [name for name, _ in released.named_parameters()]
+    mine = dict(ours.context.named_parameters())
+    assert sorted(mine) == sorted(names)
+    x = images(64, (7, 11))
+    for training in (True, False):
+        wanted, found = (outcome(layer, x, training)[:2] for layer in (released, ours))
+        torch.testing.assert_close(found, wanted)
+    for name, buffer in released.named_buffers():
+        torch.testing.assert_close(dict(ours.context.named_buffers())[name], buffer)
 
 
-def test_what_works_in_place_gets_the_same_input_every_time(external):
-    layer = external.IN_PLACE.build(16)
-    x = torch.randn(1, 16, 9, 13)
-    step, _ = external.IN_PLACE.step(layer, x, False)
-    first = step().clone()
-    assert torch.equal(step(), first)
-    assert not torch.equal(first, x)
-
-
-def test_folded_keeps_at_most_half_of_the_released_order(external, measuring):
-    """Where the map is larger than the weights."""
-    x = torch.randn(1, 256, 64, 64)
-    pair = (external.FOLDED, external.RELEASED)
-    measured = measuring.measure(pair, x, True, 0)
-    folded, released = (measured[candidate.name] for candidate in pair)
-    assert folded.kept <= released.kept / 2
-
-
-def test_inference_in_place_holds_two_buffers_of_logits(external, measuring):
-    x = torch.randn(1, 128, 64, 64)
-    measured = measuring.measure([external.IN_PLACE], x, False, 0)
-    logits = 4 * external.NUM_SLOTS * 64 * 64
-    assert 2 * logits <= measured[external.IN_PLACE.name].peak < 2.5 * logits
-
-
-@pytest.mark.parametrize(
-    'options', [{}, dict(norm_layer=lambda channels: nn.GroupNorm(32, channels))]
-)
-@pytest.mark.parametrize('autocast', [False, True])
-def test_what_is_kept_grows_with_the_images_only(measuring, options, autocast):
-    """Matmul of a matrix and a batch copies the batch, of more than one map."""
-    layer = ExternalAttention2d(256, order='folded', **options)
-
-    def kept(batch: int) -> int:
-        x = torch.randn(batch, 256, 24, 24, requires_grad=True)
-        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-            return measuring.kept_memory(lambda: layer(x), x, layer)
-
-    assert kept(3) <= 3 * kept(1)
+def test_candidates_of_gsa_are_the_layer_and_its_alternative():
+    _, gsa, axial, _ = tool('benchmarks.gsa').candidates((4, 5))
+    for candidate, axial_content in ((gsa, False), (axial, True)):
+        layer = candidate.build(16)
+        assert isinstance(layer, GlobalSelfAttention)
+        assert layer.axial_content == axial_content
 
 
 # Measuring
 
 
-def test_peak_memory_is_the_peak(measuring):
+def test_peak_memory_is_the_peak():
     """Of 1 MB, then 3 MB more, of which 1 MB is already gone."""
 
     def step():
@@ -223,31 +135,11 @@ def test_peak_memory_is_the_peak(measuring):
         c = torch.empty(250_000)
         del b, c
 
-    assert measuring.peak_memory(step, torch.device('cpu')) == 3_000_000
+    peak = tool('benchmarks.measure').peak_memory(step, torch.device('cpu'))
+    assert peak == 3_000_000
 
 
-@pytest.mark.parametrize(
-    ('switch', 'kernel', 'said'),
-    [
-        ('1', 'always [madvise] never', True),
-        ('0', 'always [madvise] never', False),
-        ('1', 'always madvise [never]', False),
-        ('1', None, False),
-    ],
-)
-def test_rows_say_whether_pages_are_large(
-    scripts, monkeypatch, tmp_path, switch, kernel, said
-):
-    report = importlib.import_module('benchmarks.report')
-    monkeypatch.setenv('THP_MEM_ALLOC_ENABLE', switch)
-    monkeypatch.setattr(report, 'KERNEL_PAGES', tmp_path / 'enabled')
-    if kernel is not None:
-        report.KERNEL_PAGES.write_text(kernel)
-    hardware = report.environment(torch.device('cpu'))['hardware']
-    assert ('large pages' in hardware) is said
-
-
-def test_kept_memory_counts_storages_once_without_ends(measuring):
+def test_kept_memory_counts_storages_once_without_ends():
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()
@@ -260,215 +152,134 @@ def test_kept_memory_counts_storages_once_without_ends(measuring):
 
     layer, x = Layer(), torch.randn(10, 100, requires_grad=True)
     # `middle`, and the output of exp: 1000 numbers each.
-    assert measuring.kept_memory(lambda: layer(x), x, layer) == 2 * 4000
+    kept = tool('benchmarks.measure').kept_memory(lambda: layer(x), x, layer)
+    assert kept == 2 * 4000
 
 
-# LESA
+def measured(candidates, x, training):
+    return tool('benchmarks.measure').measure(candidates, x, training, 0)
 
 
-@pytest.fixture(scope='module')
-def lesa(scripts):
-    return importlib.import_module('benchmarks.lesa')
+def test_folded_keeps_at_most_half_of_the_released_order():
+    """Where the map is larger than the weights."""
+    external = tool('benchmarks.external')
+    pair = (external.FOLDED, external.RELEASED)
+    folded, released = measured(pair, torch.randn(1, 256, 64, 64), True)
+    assert folded['kept_mb'] <= released['kept_mb'] / 2
 
 
-@pytest.fixture(scope='module')
-def lesa_models(scripts):
-    return importlib.import_module('benchmarks.lesa_models')
+def test_inference_in_place_holds_two_buffers_of_logits():
+    external = tool('benchmarks.external')
+    (row,) = measured([external.IN_PLACE], torch.randn(1, 128, 64, 64), False)
+    logits = 4e-6 * external.NUM_SLOTS * 64 * 64
+    assert 2 * logits <= row['peak_mb'] + 0.01 < 2.5 * logits
 
 
-def run_lesa(benchmark, out, *args):
-    run(benchmark, 'lesa', out, '--channels', '16', *args)
+@pytest.mark.parametrize(
+    'options', [{}, dict(norm_layer=lambda channels: nn.GroupNorm(32, channels))]
+)
+@pytest.mark.parametrize('autocast', [False, True])
+def test_what_is_kept_grows_with_the_images_only(options, autocast):
+    """Matmul of a matrix and a batch copies the batch, of more than one map."""
+    layer = ExternalAttention2d(256, order='folded', **options)
+
+    def kept(batch: int) -> int:
+        x = torch.randn(batch, 256, 24, 24, requires_grad=True)
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            return tool('benchmarks.measure').kept_memory(lambda: layer(x), x, layer)
+
+    assert kept(3) <= 3 * kept(1)
 
 
-def test_lesa_passes_parity(lesa, lesa_models):
-    lesa.check_parity()
-    lesa_models.check_parity()
-
-
-def wrong_content_moments(monkeypatch):
-    """The variance of the content term, one thousandth off."""
-    module = importlib.import_module('attn_plugins.functional.lesa.context')
-    sound = module.content_moments
-
-    def wrong(q, k):
-        mean, var = sound(q, k)
-        return mean, 1.001 * var
-
-    monkeypatch.setattr(module, 'content_moments', wrong)
-
-
-@pytest.mark.parametrize('models', [(), ('--models',)])
-def test_wrong_lesa_is_not_measured(benchmark, monkeypatch, tmp_path, models):
-    wrong_content_moments(monkeypatch)
-    with pytest.raises(SystemExit, match=r'parity failed.*blocks against released'):
-        run_lesa(benchmark, tmp_path, '--sizes', '64x64', *models)
-    assert not list(tmp_path.iterdir())
-
-
-def test_lesa_parity_sees_wrong_running_statistics(lesa, parity_error, monkeypatch):
-    module = importlib.import_module('attn_plugins.functional.batch_norm')
-    monkeypatch.setattr(module, '_update_running_statistics', lambda *args: None)
-    with pytest.raises(parity_error, match=r'training, similarity_norm\.running_mean'):
-        lesa.check_parity()
-
-
-def test_lesa_parity_sees_a_wrong_gradient(lesa, parity_error, monkeypatch):
-    module = importlib.import_module('attn_plugins.functional.lesa.blocks')
-    sound = module._sum_windows
-    monkeypatch.setattr(module, '_sum_windows', lambda windows: 1.001 * sound(windows))
-    with pytest.raises(parity_error, match='training, gradient of'):
-        lesa.check_parity()
-
-
-def test_lesa_parity_sees_a_wrong_baseline(lesa, parity_error, monkeypatch):
-    sound = lesa._offset_logits
-    monkeypatch.setattr(lesa, '_offset_logits', lambda q, rel: sound(q, rel.flip(0)))
-    with pytest.raises(parity_error, match='released against the loops'):
-        lesa.check_parity()
-
-
-def test_lesa_backbone_parity_sees_a_wrong_one(lesa_models, parity_error, monkeypatch):
-    wrong_content_moments(monkeypatch)
-    with pytest.raises(parity_error, match='LESA-ResNet-50, this package against'):
-        lesa_models.check_parity()
-
-
-def test_lesa_files(benchmark, tmp_path, capsys):
-    run_lesa(benchmark, tmp_path, '--sizes', '4x5', '9x9')
-    rows = read(tmp_path / 'lesa.csv')
-    assert len(rows) == 3 * 2 * 2  # candidates, modes, sizes
-    assert [row['impl'] for row in rows[:3]] == ['released', 'blocks', 'sdpa']
-    for row in rows:
-        assert float(row['ms_median']) > 0
-        assert float(row['peak_mb']) > 0
-    assert (tmp_path / 'lesa.png').stat().st_size > 10_000
-    assert 'not measured' in capsys.readouterr().out
-
-
-def test_released_lesa_holds_the_matrices_that_are_said(lesa, lesa_models, measuring):
+def test_released_lesa_holds_the_matrices_that_it_is_counted_with():
     """What decides on "does not fit" is what it has, and little more."""
-    size = (24, 27)
-    released = lesa.released(size)
-    x = torch.randn(1, 16, *size)
+    lesa, models = tool('benchmarks.lesa'), tool('benchmarks.lesa_models')
+    released, *_ = lesa.candidates((24, 27))
+    x = torch.randn(1, 16, 24, 27)
     for training in (False, True):
-        found = measuring.measure([released], x, training, 0)[released.name]
-        assert 1 <= found.peak / released.needed(x, training) < 1.1
+        (row,) = measured([released], x, training)
+        assert 1 <= 1e6 * row['peak_mb'] / released.needed(x, training) < 1.1
     n_squared = 4 * (24 * 27) ** 2
-    assert 1 <= found.kept / (lesa_models.KEPT * n_squared) < 1.1
-    assert lesa.MATRICES[1] == lesa_models.KEPT + lesa_models.PASSING
+    assert 1 <= 1e6 * row['kept_mb'] / (models.KEPT * n_squared) < 1.1
+    assert lesa.MATRICES[1] == models.KEPT + models.PASSING
 
 
-def test_released_lesa_that_does_not_fit_is_not_tried(
-    benchmark, lesa, measuring, monkeypatch, tmp_path, capsys
-):
-    """Memory for inference, not for a training step."""
-    memory = 49 * 80**4 * 4
-    monkeypatch.setattr(measuring, 'available_memory', lambda device: memory)
-    tried = []
-
-    def forward(self, x):
-        tried.append(self.training)
-        return x.mean(1, keepdim=True)
-
-    monkeypatch.setattr(lesa, 'check_parity', lambda: None)
-    monkeypatch.setattr(lesa.ReleasedContext, 'forward', forward)
-    monkeypatch.setattr(lesa.LESA2d, 'forward', lambda self, x: 2 * x)
-    run_lesa(benchmark, tmp_path, '--sizes', '80x80')
-    assert set(tried) == {False}
-    rows = read(tmp_path / 'lesa.csv')
-    missing = [row for row in rows if row['ms_median'] == 'does not fit']
-    assert [(row['impl'], row['mode']) for row in missing] == [('released', 'training')]
-    lines = capsys.readouterr().out.splitlines()
-    (step,) = (line for line in lines if line.startswith('| time, training step'))
-    assert step.count('not measured') == 2
+@pytest.mark.slow
+def test_what_does_not_fit_is_not_tried(monkeypatch, tmp_path):
+    measuring = tool('benchmarks.measure')
+    monkeypatch.setattr(measuring, 'available_memory', lambda device: 100 * 117 * 4)
+    product = tool('benchmarks.external').AttentionProduct
+    monkeypatch.setattr(product, 'forward', None)
+    rows = run('external', tmp_path, '--methods', 'self-attention', '--sizes', '9x13')
+    rows = [row for row in rows if row['impl'] == 'N x N product']
+    assert {row['ms_median'] for row in rows} == {'does not fit'}
+    assert {row['note'] for row in rows} == {'computed from N x N'}
 
 
-def test_what_lesa_was_asked_beside_what_is_measured(lesa):
-    def row(impl, mode, size, ms, peak):
-        return dict(impl=impl, mode=mode, H=size, W=size, ms_median=ms, peak_mb=peak)
-
-    rows = [
-        row('released', 'inference', 80, 1000, 7500),
-        row('blocks', 'inference', 80, 100, 250),
-        row('blocks', 'inference', 64, 50, 160),
-        row('blocks', 'inference', 128, 700, 680),
-        row('released', 'training', 80, 'does not fit', ''),
-    ]
-    lines = lesa.asked_and_measured(rows).splitlines()
-    cells = [[cell.strip() for cell in line.split('|')[2:-1]] for line in lines[2:]]
-    unknown = 'not measured'
-    assert cells == [
-        ['1/28', '1/40', '1/30.0', unknown],
-        ['1/18', '1/25', unknown, unknown],
-        ['1/5', '1/8', '1/10.0', unknown],
-        ['1/3', '1/5', unknown, unknown],
-        ['4.5', '', '4.25', unknown],
-        ['4.5', '', unknown, unknown],
-    ]
+# Files
 
 
-def test_lesa_backbones(benchmark, lesa_models, measuring, monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_external_files(repo, tmp_path):
+    sizes = ('--channels', '16', '--sizes', '4x5', '9x9')
+    rows = run('external', tmp_path, '--methods', 'external', 'GC', *sizes)
+    assert list(rows[0]) == columns_in_docs(repo, 'external')
+    assert len(rows) == (6 + 5) * 2  # one of them in inference only; two sizes
+    assert {(row['H'], row['W']) for row in rows} == {('4', '5'), ('9', '9')}
+    for row in rows:
+        assert float(row['ms_median']) >= float(row['ms_min']) > 0
+        assert row['torch'] == torch.__version__
+        assert row['hardware']
+        if row['impl'] == 'released':
+            assert float(row['ratio_to_released']) == 1
+        if row['mode'] == 'inference':
+            assert float(row['kept_mb']) == 0
+    assert (tmp_path / 'external.png').stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_every_candidate_runs():
+    """Forward and backward, on a map with no side alike."""
+    external = tool('benchmarks.external')
+    args = tool('benchmark').parse_args(['external', '--channels', '16'])
+    for case in external.cases(args, [(9, 13)]):
+        rows = measured(
+            case.candidates, torch.randn(case.shape), case.mode == 'training'
+        )
+        assert len(rows) == len(external.PEERS) + 6 + (case.mode == 'inference')
+        assert all(row['ms_median'] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_lesa_files(repo, tmp_path):
+    rows = run('lesa', tmp_path, '--channels', '16', '--sizes', '4x5', '9x9')
+    assert list(rows[0]) == columns_in_docs(repo, 'lesa')
+    assert [row['impl'] for row in rows[:3]] == ['released', 'blocks', 'sdpa']
+    assert all(float(row['peak_mb']) > 0 for row in rows)
+    assert (tmp_path / 'lesa.png').stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_lesa_backbones(repo, monkeypatch, tmp_path):
     """The released form is left out where its N x N matrices do not fit."""
-    monkeypatch.setattr(lesa_models, 'check_parity', lambda: None)
-    (*_, released) = lesa_models.candidates((512, 512), rest=1000)
+    (*_, released) = tool('benchmarks.lesa_models').candidates((512, 512), rest=1000)
     # Six layers with 32 x 32 pixels, two with 16 x 16.
     kept = 24 * (6 * 1024**2 + 2 * 256**2)
     x = torch.empty(1, 3, 512, 512)
     assert released.needed(x, True) == 1000 + 4 * (kept + 40 * 1024**2)
+    measuring = tool('benchmarks.measure')
     monkeypatch.setattr(measuring, 'available_memory', lambda device: 1000)
-    run_lesa(benchmark, tmp_path, '--models', '--sizes', '64x64')
-    rows = read(tmp_path / 'lesa_models.csv')
+    rows = run('lesa', tmp_path, '--models', '--sizes', '64x64')
+    assert list(rows[0]) == columns_in_docs(repo, 'lesa_models')
     assert [row['ms_median'] != 'does not fit' for row in rows] == [True, True, False]
     assert rows[1]['params'] == rows[2]['params'] != rows[0]['params']
 
 
-# GSA
-
-
-@pytest.fixture(scope='module')
-def gsa(scripts):
-    return importlib.import_module('benchmarks.gsa')
-
-
-@pytest.fixture(scope='module')
-def gsa_models(scripts):
-    return importlib.import_module('benchmarks.gsa_models')
-
-
-def test_gsa_passes_parity(gsa):
-    gsa.check_parity()
-
-
-@pytest.mark.parametrize('models', [(), ('--models',)])
-@pytest.mark.parametrize(
-    ('function', 'name'),
-    [
-        ('content_attention', 'GSA'),
-        ('axial_position_attention', 'GSA'),
-        ('axial_attention', 'axial attention'),
-    ],
-)
-def test_wrong_gsa_is_not_measured(
-    benchmark, monkeypatch, tmp_path, function, name, models
-):
-    module = importlib.import_module('attn_plugins.modules.gsa')
-    sound = getattr(module, function)
-    monkeypatch.setattr(
-        module, function, lambda *args, **kwargs: 1.001 * sound(*args, **kwargs)
-    )
-    with pytest.raises(
-        SystemExit, match=f'parity failed.*{name}, this package against'
-    ):
-        run(benchmark, 'gsa', tmp_path, '--sizes', '64x64', *models)
-    assert not list(tmp_path.iterdir())
-
-
-def test_gsa_files(benchmark, gsa, tmp_path, capsys):
-    sizes = ('--sizes', '4x5', '9x9', '--stages', '4x4', '2x2')
-    run(benchmark, 'gsa', tmp_path, '--channels', '16', *sizes)
-    rows = read(tmp_path / 'gsa.csv')
-    assert tuple(rows[0]) == gsa.COLUMNS
-    assert len(rows) == 4 * 2 * 4  # candidates, modes, maps
+@pytest.mark.slow
+def test_gsa_files(repo, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tool('benchmarks.gsa'), 'STAGES', ((4, 4), (2, 2)))
+    rows = run('gsa', tmp_path, '--channels', '16', '--sizes', '4x5', '9x9')
+    assert list(rows[0]) == columns_in_docs(repo, 'gsa')
     assert {(row['sweep'], row['channels'], row['H']) for row in rows} == {
         ('fixed', '16', '4'),
         ('fixed', '16', '9'),
@@ -476,7 +287,6 @@ def test_gsa_files(benchmark, gsa, tmp_path, capsys):
         ('stages', '32', '2'),
     }
     for row in rows:
-        assert float(row['ms_median']) > 0
         if row['method'] == 'convolution':
             channels, pixels = int(row['channels']), int(row['H']) * int(row['W'])
             macs = 9 * channels**2 * pixels
@@ -486,52 +296,47 @@ def test_gsa_files(benchmark, gsa, tmp_path, capsys):
     assert 'exponent of N' in capsys.readouterr().out
 
 
-def test_exponent_of_growth(gsa):
+def test_exponent_of_growth():
     """Constants hide it on small maps, the two largest are nearer to it."""
 
-    def row(side, ms, **others):
-        place = dict(method='GSA', impl='', mode='training', sweep='fixed')
-        return place | dict(H=side, W=side, ms_median=ms, peak_mb=0) | others
+    def row(side, ms, mode='training', sweep='fixed'):
+        place = dict(mode=mode, sweep=sweep, H=side, W=side)
+        return dict(place, ms_median=ms, peak_mb=0)
 
+    growth = tool('benchmarks.gsa').growth
     rows = [row(side, 5 * side**3) for side in (8, 16, 32)]
     rows += [row(64, 'does not fit'), row(128, 1, mode='inference')]
     rows += [row(128, 1, sweep='stages')]
-    name = ('GSA', '')
-    assert gsa.growth(rows, name, 'training', 'ms_median') == pytest.approx((1.5, 1.5))
+    assert growth(rows, 'training', 'ms_median') == pytest.approx((1.5, 1.5))
     rows = [row(side, 1000 + side**3) for side in (8, 16, 32)]
-    total, last = gsa.growth(rows, name, 'training', 'ms_median')
+    total, last = growth(rows, 'training', 'ms_median')
     assert 0 < total < last < 1.5
     for few in (rows[:1], rows[:0]):
-        assert all(map(math.isnan, gsa.growth(few, name, 'training', 'ms_median')))
-    assert all(map(math.isnan, gsa.growth(rows, name, 'training', 'peak_mb')))
+        assert all(map(math.isnan, growth(few, 'training', 'ms_median')))
 
 
-def test_gsa_networks_are_those_of_the_paper(gsa_models):
-    stock, ours = gsa_models.candidates((224, 224))
-    cost = gsa_models._cost(stock, (224, 224)), gsa_models._cost(ours, (224, 224))
+@pytest.mark.slow
+def test_gsa_backbones(repo, tmp_path):
+    models = tool('benchmarks.gsa_models')
+    cost = [
+        models.cost(candidate, (224, 224))
+        for candidate in models.candidates((224,) * 2)
+    ]
     # The text's GSA-ResNet-50 has 18.053 M.
     assert [c['params'] for c in cost] == [25_557_032, 18_052_856]
     assert [round(c['gflops'], 1) for c in cost] == [8.2, 7.2]
-
-
-def test_slots_have_the_maps_of_the_network(gsa_models):
-    image = torch.randn(1, 3, 64, 96)
-    for candidate in gsa_models.candidates((64, 96)):
-        slots = gsa_models.slots(candidate.build(3), image)
+    for candidate in models.candidates((64, 96)):
+        slots = models.slots(candidate.build(3), torch.randn(1, 3, 64, 96))
         assert [slot.stage for slot in slots] == 3 * [1] + 4 * [2] + 6 * [3] + 3 * [4]
-        assert slots[2].x.shape == (1, 64, 16, 24)
         assert slots[3].x.shape == (1, 128, 16, 24)  # strided, or pooled after
         assert slots[4].x.shape == (1, 128, 8, 12)
         assert slots[-1].x.shape == (1, 512, 2, 3)
-
-
-def test_gsa_backbones(benchmark, gsa_models, monkeypatch, tmp_path):
-    monkeypatch.setattr(gsa_models, 'PROFILED_REPEATS', 1)
-    run(benchmark, 'gsa', tmp_path, '--models', '--sizes', '64x96')
-    rows = read(tmp_path / 'gsa_models.csv')
-    assert [row['mode'] for row in rows] == 2 * ['inference'] + 2 * ['training']
+    rows = run('gsa', tmp_path, '--models', '--sizes', '64x96')
+    assert list(rows[0]) == columns_in_docs(repo, 'gsa_models')
     assert float(rows[1]['gflops']) < float(rows[0]['gflops'])
-    stages = read(tmp_path / 'gsa_stages.csv')
+    with (tmp_path / 'gsa_stages.csv').open() as file:
+        stages = list(csv.DictReader(file))
+    assert list(stages[0]) == columns_in_docs(repo, 'gsa_stages')
     assert [row['stage'] for row in stages] == 2 * ['1', '2', '3', '4', 'all']
     assert [row['modules'] for row in stages] == 2 * ['3', '4', '6', '3', '16']
     for mode in (stages[:5], stages[5:]):
@@ -539,57 +344,24 @@ def test_gsa_backbones(benchmark, gsa_models, monkeypatch, tmp_path):
         assert float(mode[4]['gsa_ms']) == pytest.approx(total, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ('operation', 'kind'),
-    [
-        ('aten::bmm', 'products'),
-        ('aten::addmm', 'products'),
-        ('aten::copy_', 'copies'),
-        ('aten::_softmax', 'softmax'),
-        ('aten::native_batch_norm', 'norm'),
-        ('aten::avg_pool2d', 'pooling'),
-        ('aten::add', 'sums'),
-        ('aten::view', 'other'),
-        ('aten::stack', 'other'),
-    ],
-)
-def test_kinds_of_operations(gsa_models, operation, kind):
-    assert gsa_models.kind_of(operation) == kind
-
-
-# Whole models, command line
-
-
-@pytest.mark.parametrize('name', ['eanet_r50_ade20k', 'mask-rcnn-ea_r50_coco'])
-def test_model_step_runs(scripts, name):
-    models = importlib.import_module('benchmarks.models')
-    assert models.model_step(name, 64, 96)().isfinite()
-
-
-@pytest.mark.parametrize('size', ['128', '0x3', 'axb', '-1x2', '3x'])
-@pytest.mark.parametrize('command', ['external', 'lesa', 'gsa'])
-def test_bad_size_is_one_clear_error(benchmark, command, size, capsys):
-    with pytest.raises(SystemExit):
-        benchmark.main([command, f'--sizes={size}'])
-    assert 'must be HxW' in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_files_of_whole_models(benchmark, scripts, monkeypatch, tmp_path):
-    models = importlib.import_module('benchmarks.models')
+@pytest.mark.slow
+def test_whole_models(repo, monkeypatch, tmp_path):
+    models = tool('benchmarks.models')
+    assert models.model_step('eanet_r50_ade20k', 64, 96)().isfinite()
     name = 'retinanet-ea_r50_coco'
-    stock = models.MODEL_PAIRS[name]
-    monkeypatch.setattr(models, 'MODEL_PAIRS', {name: stock})
-    monkeypatch.setattr(
-        models,
-        'time_in_turns',
-        lambda steps, *args: {name: [3000.0] * 3, stock: [1000.0, 2000.0, 8000.0]},
-    )
-    benchmark.main(['models', '--size', '64x96', '--out', str(tmp_path)])
-    (row,) = read(tmp_path / 'models.csv')
-    assert (row['config'], row['stock']) == (name, stock)
-    assert (row['H'], row['W'], row['repeats']) == ('64', '96', '3')
-    assert [row[key] for key in ('s_median', 's_median_stock', 'ratio')] == [
-        '3.0',
-        '2.0',
-        '1.5',
-    ]
+    pair = {name: models.MODEL_PAIRS[name]}
+    monkeypatch.setattr(models, 'MODEL_PAIRS', pair)
+    times = [[3000.0] * 3, [1000.0, 2000.0, 8000.0]]
+    monkeypatch.setattr(models, 'time_in_turns', lambda steps, seconds: times)
+    (row,) = run('models', tmp_path, '--sizes', '64x96')
+    assert list(row) == columns_in_docs(repo, 'models')
+    assert (row['config'], row['stock']) == (name, pair[name])
+    keys = ('H', 'W', 'repeats', 's_median', 's_median_stock', 'ratio')
+    assert [row[key] for key in keys] == ['64', '96', '3', '3.0', '2.0', '1.5']
+
+
+@pytest.mark.parametrize('size', ['128', '0x3', 'axb', '3x'])
+def test_bad_size_is_one_clear_error(size, capsys):
+    with pytest.raises(SystemExit):
+        tool('benchmark').main(['lesa', f'--sizes={size}'])
+    assert 'must be HxW' in capsys.readouterr().err.splitlines()[-1]

@@ -23,6 +23,7 @@ def census(request):
     return module
 
 
+@pytest.mark.slow
 def row(config, ok, errors=None, host='mmdet', operators=()):
     return dict(
         host=host, configs=[config], ok=ok, errors=errors or {}, operators=operators

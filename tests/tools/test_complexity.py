@@ -100,6 +100,7 @@ def test_criss_cross(costs):
     assert cost.macs == N * (C * C + 2 * C * width) + N * 2 * side * (width + C)
 
 
+@pytest.mark.slow
 def test_nothing_is_computed(complexity):
     """A map whose N x N matrix no machine could hold."""
     build = next(b.build for b in complexity.BLOCKS if b.name == 'non-local')

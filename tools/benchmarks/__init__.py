@@ -1,1 +1,1 @@
-"""What `tools/benchmark.py` measures: one module per command, and what they share."""
+"""What `tools/benchmark.py` measures: a module a command, and what they share."""

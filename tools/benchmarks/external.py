@@ -1,11 +1,8 @@
-"""Time and memory of external attention beside what it replaces, parity first.
-
-The layer is compared with the plain order of the paper, and the plain order with the
-released one, in float64, values and gradients; if they differ, nothing is measured.
-"""
+"""External attention beside its peers and the released implementation."""
 
 import argparse
 import functools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +10,23 @@ from complexity import PEERS
 from torch import Tensor, nn
 
 from attn_plugins.modules import ExternalAttention2d, SelfAttention2d
-from benchmarks.measure import Candidate, Steps, layer_step, measure, n_by_n, nothing
-from benchmarks.options import add_common_options, parse_size, parse_sizes
-from benchmarks.parity import check_same
-from benchmarks.report import Row, environment, plot, rows_of, summary, write_csv
+from benchmarks.measure import Candidate, Case, Steps, layer_step, n_by_n
+from benchmarks.tables import MACHINE
 
 NUM_SLOTS = 64
 RELEASED_EPS = 1e-9
 SIZES = ('32x32', '64x64', '48x96', '96x96', '128x128')
-
-# Baselines
+RATIO = 'ratio_to_released'
+COLUMNS = (
+    'method', 'impl', 'mode', 'dtype', 'device', 'H', 'W', 'ms_median', 'ms_min',
+    'repeats', RATIO, 'peak_mb', 'kept_mb', 'note', *MACHINE,
+)  # fmt: skip
+PANELS = {
+    ('inference', 'ms_median'): 'inference, ms',
+    ('training', 'ms_median'): 'training step, ms',
+    ('inference', 'peak_mb'): 'inference, peak MB',
+    ('training', 'kept_mb'): 'kept for backward, MB',
+}
 
 
 class ReleasedExternalAttention(nn.Module):
@@ -108,7 +112,9 @@ EXTERNAL = (
             peer.name,
             'mm',
             peer.build,
-            n_by_n(2, 3) if peer.name in ('dual attention', 'non-local') else nothing,
+            n_by_n(2, 3)
+            if peer.name in ('dual attention', 'non-local')
+            else n_by_n(0, 0),
             frozen_norms,
         )
         for peer in PEERS
@@ -116,75 +122,15 @@ EXTERNAL = (
 )
 
 
-def check_parity() -> None:
-    """Compares both folded orders and the released one with the plain, in float64.
-
-    Raises:
-        ParityError: If outputs, gradients or running statistics differ.
-    """
-    channels = 24
-    x = torch.randn(2, channels, 7, 11, dtype=torch.float64)
-    layers = {
-        'plain': ExternalAttention2d(channels, order='plain', eps=RELEASED_EPS),
-        'folded': ExternalAttention2d(channels, order='folded', eps=RELEASED_EPS),
-        'folded, in place': ExternalAttention2d(
-            channels, order='folded', eps=RELEASED_EPS, inplace=True
-        ),
-        'released': ReleasedExternalAttention(channels),
-    }
-    plain = layers['plain']
-    # Both memories start equal; apart, a mix-up of the two cannot pass.
-    nn.init.normal_(plain.value.weight)
-    for name in ('folded', 'folded, in place'):
-        layers[name].load_state_dict(plain.state_dict())
-    # The released layer has the same parameters in the same order, as convolutions.
-    with torch.no_grad():
-        for mine, theirs in zip(
-            plain.parameters(), layers['released'].parameters(), strict=True
-        ):
-            theirs.copy_(mine.view_as(theirs))
-    check_same('external attention', layers, x)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--sizes',
-        type=parse_size,
-        nargs='+',
-        metavar='HxW',
-        default=parse_sizes(SIZES),
-    )
-    parser.add_argument('--channels', type=int, default=512)
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        choices=sorted({candidate.method for candidate in EXTERNAL}),
-        metavar='METHOD',
-        help='only these, e.g. external "self-attention"; default: all',
-    )
-    add_common_options(parser)
-
-
-def run(args: argparse.Namespace) -> None:
-    check_parity()
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
-    of_methods = [c for c in EXTERNAL if c.method in (args.methods or {c.method})]
-    known = environment(device) | dict(dtype=args.dtype)
-    rows: list[Row] = []
-    for height, width in args.sizes:
+def cases(args: argparse.Namespace, sizes: list[tuple[int, int]]) -> Iterator[Case]:
+    for height, width in sizes:
         for mode in ('inference', 'training'):
-            print(f'{height} x {width}, {mode}', flush=True)
-            # Training never works in place.
-            chosen = [c for c in of_methods if mode == 'inference' or c != IN_PLACE]
-            x = torch.randn(1, args.channels, height, width, device=device, dtype=dtype)
-            measured = measure(chosen, x, mode == 'training', args.seconds)
-            rows += rows_of(
-                chosen,
-                measured,
-                known | dict(mode=mode, H=height, W=width),
-                RELEASED,
-            )
-            write_csv(rows, args.out / 'external.csv')
-    plot(rows, FOLDED).savefig(args.out / 'external.png', dpi=110)
-    print(summary(rows))
-    print(f'wrote {args.out / "external.csv"} and {args.out / "external.png"}')
+            chosen = [
+                candidate
+                for candidate in EXTERNAL
+                if candidate.method in (args.methods or {candidate.method})
+                # Training never works in place.
+                and (mode == 'inference' or candidate != IN_PLACE)
+            ]
+            shape = (1, args.channels or 512, height, width)
+            yield Case(chosen, shape, mode, (RELEASED, RATIO), [{}] * len(chosen))

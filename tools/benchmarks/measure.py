@@ -1,15 +1,14 @@
 """Time and peak memory of candidates that take turns.
 
-All candidates are timed in rounds within one run, so that a drift of the machine hits
-all of them. Peak memory is what torch's allocator held above what it held before the
-call: the input and the weights are not in it. On a CPU it is summed up from the memory
-events of torch's profiler, on CUDA it is max_memory_allocated. "Kept" is what stays for
-backward, without the parameters, the input and the output.
+In turns, so that a drift of the machine hits all of them. Peak memory is what torch's
+allocator held above what it held before the call: input and weights are not in it. On a
+CPU it is the sum of the memory events of torch's profiler. "Kept" is what stays for
+backward, without parameters, input and output.
 """
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
 
-MIN_REPEATS = 3
+from benchmarks.tables import DOES_NOT_FIT, Row
+
+TURNS = 3
 
 Step = Callable[[], Tensor]
 Steps = tuple[Step, Callable[[Tensor], None]]  # forward, backward of its result
@@ -57,10 +59,7 @@ def layer_step(
 
 
 def network_step(network: nn.Module, x: Tensor, training: bool) -> Steps:
-    """Returns forward, up to the sum of the outputs, and backward of a network.
-
-    An image needs no gradient.
-    """
+    """Returns forward, up to the sum of the outputs, and backward of a network."""
     if not training:
         return _inference(network, x)
     network.train()
@@ -78,11 +77,6 @@ def _inference(module: nn.Module, x: Tensor) -> Steps:
     return torch.no_grad()(lambda: module(x)), lambda out: None
 
 
-def nothing(x: Tensor, training: bool) -> int:
-    """Bytes that have to be there: what there are no N x N matrices for."""
-    return 0
-
-
 def n_by_n(inference: float, training: float) -> Callable[[Tensor, bool], int]:
     """Bytes of as many N x N matrices as inference, and a training step, hold."""
 
@@ -95,7 +89,7 @@ def n_by_n(inference: float, training: float) -> Callable[[Tensor, bool], int]:
 
 
 class Candidate(NamedTuple):
-    """One line of the plot.
+    """What is measured.
 
     Attributes:
         method: The kind of attention.
@@ -108,29 +102,37 @@ class Candidate(NamedTuple):
     method: str
     impl: str
     build: Callable[[int], nn.Module]
-    needed: Callable[[Tensor, bool], int] = nothing
+    needed: Callable[[Tensor, bool], int] = lambda x, training: 0
     step: Callable[[nn.Module, Tensor, bool], Steps] = layer_step
-
-    @property
-    def name(self) -> str:
-        return f'{self.method}, {self.impl}'
-
-
-class Measurement(NamedTuple):
-    """Times in milliseconds, memory in bytes."""
-
-    times: list[float]
-    peak: int
-    kept: int
 
 
 def measure(
-    candidates: Sequence[Candidate], x: Tensor, training: bool, seconds: float
-) -> dict[str, Measurement | None]:
-    """Measures the candidates on one input; None is for what does not fit."""
-    steps, memory = {}, {}
+    candidates: Sequence[Candidate],
+    x: Tensor,
+    training: bool,
+    seconds: float,
+    baseline: tuple[Candidate, str] | None = None,
+) -> list[Row]:
+    """Measures candidates on one input.
+
+    Args:
+        candidates: The candidates.
+        x: The input.
+        training: Whether to train or to infer.
+        seconds: Time for each.
+        baseline: The candidate whose time is 1, and the column of the others' ratios.
+
+    Returns:
+        A row for each; one whose memory would not suffice is not run.
+    """
+    rows: list[Row] = []
+    steps: list[Step | None] = []
     for candidate in candidates:
+        row: Row = dict(method=candidate.method, impl=candidate.impl)
+        rows.append(row)
         if candidate.needed(x, training) > available_memory(x.device):
+            row |= dict(ms_median=DOES_NOT_FIT, note='computed from N x N')
+            steps.append(None)
             continue
         layer = candidate.build(x.shape[1]).to(x)
         forward, backward = candidate.step(layer, x.detach(), training)
@@ -138,44 +140,44 @@ def measure(
         def step(forward: Step = forward, backward: Callable = backward) -> None:
             backward(forward())
 
-        kept = 0
-        if training:
-            kept = kept_memory(forward, x, layer)
-        memory[candidate.name] = (peak_memory(step, x.device), kept)
-        steps[candidate.name] = step
-    times = time_in_turns(steps, seconds, x.device)
-    measured = {name: Measurement(times[name], *memory[name]) for name in steps}
-    return {c.name: measured.get(c.name) for c in candidates}
+        row['peak_mb'] = round(peak_memory(step, x.device) / 1e6, 2)
+        kept = kept_memory(forward, x, layer) if training else 0
+        row['kept_mb'] = round(kept / 1e6, 2)
+        steps.append(step)
+    found = iter(time_in_turns([step for step in steps if step], seconds))
+    medians = {}
+    for candidate, row, step in zip(candidates, rows, steps, strict=True):
+        if step:
+            times = next(found)
+            medians[candidate] = median = statistics.median(times)
+            row |= dict(ms_median=round(median, 3), ms_min=round(min(times), 3))
+            row['repeats'] = len(times)
+    if baseline and baseline[0] in medians:
+        for candidate, row in zip(candidates, rows, strict=True):
+            if candidate in medians:
+                ratio = medians[candidate] / medians[baseline[0]]
+                row[baseline[1]] = round(ratio, 4)
+    return rows
 
 
 def time_in_turns(
-    steps: Mapping[str, Step], seconds: float, device: torch.device
-) -> dict[str, list[float]]:
-    """Times every step for about ``seconds``, one after the other in rounds."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    pending = dict(steps)
-    while pending:
-        for name, step in list(pending.items()):
-            _synchronize(device)
-            start = time.perf_counter()
-            step()
-            _synchronize(device)
-            times[name].append((time.perf_counter() - start) * 1e3)
-            enough = len(times[name]) >= MIN_REPEATS
-            if enough and sum(times[name]) >= seconds * 1e3:
-                del pending[name]
+    steps: Sequence[Callable[[], object]], seconds: float
+) -> list[list[float]]:
+    """Times every step for about ``seconds``, in turns; milliseconds."""
+    threads = torch.get_num_threads()
+    timers = [Timer('step()', globals=dict(step=s), num_threads=threads) for s in steps]
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(TURNS):
+        for timer, of_step in zip(timers, times, strict=True):
+            found = timer.blocked_autorange(min_run_time=max(seconds / TURNS, 1e-6))
+            of_step += [1e3 * time for time in found.times]
     return times
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(step: Step, device: torch.device) -> int:
+def peak_memory(step: Callable[[], object], device: torch.device) -> int:
     """Bytes that the step had allocated at most, above what was there before."""
     if device.type == 'cuda':
-        _synchronize(device)
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()
@@ -214,3 +216,21 @@ def available_memory(device: torch.device) -> int:
         torch.cuda.empty_cache()  # what it holds for the next tensor counts as used
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+class Case(NamedTuple):
+    """Candidates that are measured on one input.
+
+    Attributes:
+        candidates: The candidates.
+        shape: Shape of the input, ``(B, C, H, W)``.
+        mode: 'inference' or 'training'.
+        baseline: The candidate whose time is 1, and the column of the others' ratios.
+        facts: Further columns of each candidate.
+    """
+
+    candidates: Sequence[Candidate]
+    shape: tuple[int, ...]
+    mode: str
+    baseline: tuple[Candidate, str]
+    facts: Sequence[Row]

@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-from pathlib import Path
 
 import torch
 from complexity import MODEL_PAIRS, build_model, load_model_config
@@ -13,13 +12,11 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from benchmarks.measure import Step, time_in_turns
-from benchmarks.options import parse_size
-from benchmarks.report import Row, environment, write_csv
-from benchmarks.tables import markdown
+from benchmarks.tables import MACHINE, Row, environment, markdown, write_csv
 
 COLUMNS = (
     'config', 'stock', 'mode', 'device', 'H', 'W', 's_median', 's_median_stock',
-    'ratio', 'repeats', 'torch', 'threads', 'hardware', 'commit',
+    'ratio', 'repeats', *MACHINE,
 )  # fmt: skip
 
 
@@ -46,47 +43,20 @@ def model_step(name: str, height: int, width: int) -> Step:
     return step
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--size',
-        type=parse_size,
-        default=(256, 256),
-        metavar='HxW',
-        help='of the image; default: 256x256',
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('work_dirs/benchmark'),
-        help='folder of models.csv; default: work_dirs/benchmark',
-    )
-
-
 def run(args: argparse.Namespace) -> None:
-    device = torch.device('cpu')
-    height, width = args.size
-    known = environment(device) | dict(mode='training', H=height, W=width)
+    ((height, width),) = args.sizes or [(256, 256)]
+    known = environment(torch.device('cpu')) | dict(mode='training', H=height, W=width)
     rows: list[Row] = []
-    for config, stock in MODEL_PAIRS.items():
+    for pair in MODEL_PAIRS.items():
         torch.manual_seed(0)
-        steps = {name: model_step(name, height, width) for name in (config, stock)}
-        for step in steps.values():
-            step()
-        times = time_in_turns(steps, 0, device)
-        ours, base = (statistics.median(times[name]) / 1e3 for name in (config, stock))
-        rows.append(
-            known
-            | dict(config=config, stock=stock, repeats=len(times[config]))
-            | dict(s_median=round(ours, 2), s_median_stock=round(base, 2))
-            | dict(ratio=round(ours / base, 2))
-        )
-        print(f'{config}  {ours:.2f}  {base:.2f}', flush=True)
+        steps = [model_step(name, height, width) for name in pair]
+        times = time_in_turns(steps, 0)
+        ours, base = (statistics.median(found) / 1e3 for found in times)
+        row = dict(zip(('config', 'stock'), pair, strict=True), repeats=len(times[0]))
+        row |= dict(s_median=round(ours, 2), s_median_stock=round(base, 2))
+        rows.append(known | row | dict(ratio=round(ours / base, 2)))
         write_csv(rows, args.out / 'models.csv', COLUMNS)
-    title = f'training step, 1 x 3 x {height} x {width}'
-    header = (title, 'with EA, s', 'stock base, s', 'ratio')
-    shown = ('s_median', 's_median_stock', 'ratio')
-    cells = [
-        [str(row['config']), *(f'{row[name]:.2f}' for name in shown)] for row in rows
-    ]
-    print(markdown(header, cells))
+    keys = ('config', 's_median', 's_median_stock', 'ratio')
+    print(f'training step, 1 x 3 x {height} x {width}')
+    print(markdown(keys, [[row[key] for key in keys] for row in rows]))
     print(f'wrote {args.out / "models.csv"}')

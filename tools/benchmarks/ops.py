@@ -24,17 +24,10 @@ from attn_plugins.ops import extension
 from benchmarks.measure import time_in_turns
 from benchmarks.tables import markdown
 
-# mmcv.ops has functions of the same names.
+# By name, as mmcv.ops has functions of the same names.
 bbox, deform_conv, modulated_deform_conv, nms, psa_mask, roi_align = (
     import_module(f'mmcv.ops.{name}')
-    for name in (
-        'bbox',
-        'deform_conv',
-        'modulated_deform_conv',
-        'nms',
-        'psa_mask',
-        'roi_align',
-    )
+    for name in 'bbox deform_conv modulated_deform_conv nms psa_mask roi_align'.split()  # noqa: SIM905
 )
 
 IMAGE = (800, 1344)
@@ -96,26 +89,18 @@ def suppressions() -> Iterator[Row]:
                 lambda b=boxes, s=scores: list(nms.nms(b, s, 0.7)),
             )
     boxes, scores = draw_boxes(1000, 'clustered'), torch.randperm(1000) / 1000
-    yield Row(
-        'soft_nms, 1000 clustered boxes',
-        'plain torch',
-        nms,
-        lambda: list(nms.soft_nms(boxes, scores)),
-    )
     dets = torch.cat([boxes, scores[:, None]], dim=1)
-    yield Row(
-        'nms_match, 1000 clustered boxes',
-        'plain torch',
-        nms,
-        lambda: matched(dets),
-    )
     others = draw_boxes(1000, 'random')
-    yield Row(
-        'bbox_overlaps, 1000 x 1000',
-        'plain torch',
-        bbox,
-        lambda: [bbox.bbox_overlaps(boxes, others)],
-    )
+    for name, module, call in (
+        ('soft_nms, 1000 clustered boxes', nms, lambda: nms.soft_nms(boxes, scores)),
+        ('nms_match, 1000 clustered boxes', nms, lambda: matched(dets)),
+        (
+            'bbox_overlaps, 1000 x 1000',
+            bbox,
+            lambda: [bbox.bbox_overlaps(boxes, others)],
+        ),
+    ):
+        yield Row(name, 'plain torch', module, lambda call=call: list(call()))
 
 
 def regions() -> Iterator[Row]:
@@ -189,15 +174,8 @@ def error(ours: list[Tensor], wanted: list[Tensor]) -> str:
 
 def times(row: Row, backward: bool, threads: int, seconds: float) -> str:
     torch.set_num_threads(threads)
-    measured = time_in_turns(
-        {
-            name: lambda ext=ext: row.step(ext, backward)
-            for name, ext in (('mmcv', _ext), ('ours', extension))
-        },
-        seconds,
-        torch.device('cpu'),
-    )
-    mmcv, ours = (median(measured[name]) for name in ('mmcv', 'ours'))
+    steps = [lambda ext=ext: row.step(ext, backward) for ext in (_ext, extension)]
+    mmcv, ours = map(median, time_in_turns(steps, seconds))
     return f'{ours:.3g} / {mmcv:.3g} = {ours / mmcv:.2f}'
 
 

@@ -1,4 +1,4 @@
 """What commands and programs share: predictor, maps of a model, export, work folders.
 
-Imports mmengine and the hosts, and of ours every room but ``cli``.
+Imports mmengine and the frameworks, and of ours every room but ``cli``.
 """

@@ -1,8 +1,8 @@
-"""Models of the hosts as ONNX, TorchScript or ``torch.export`` files.
+"""Models of the frameworks as ONNX, TorchScript or ``torch.export`` files.
 
 What is exported goes from a normalised image to numbers: logits of a segmentor at the
-size of the image, logits of a classifier, feature maps of a detector. What the hosts do
-around that is Python. The file carries what a user needs to know for it.
+size of the image, logits of a classifier, feature maps of a detector. What the
+frameworks do around that is Python. The file carries what a user needs to know for it.
 """
 
 from __future__ import annotations

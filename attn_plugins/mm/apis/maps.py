@@ -1,4 +1,4 @@
-"""Attention maps of the models of the hosts."""
+"""Attention maps of the models of the frameworks."""
 
 from __future__ import annotations
 

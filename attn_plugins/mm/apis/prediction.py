@@ -1,4 +1,4 @@
-"""Predictions for any image, through the hosts' own inferencers and visualizers."""
+"""Predictions for any image, by the frameworks' inferencers and visualizers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -25,7 +26,7 @@ from ...visualization import captioned, overlay, rendered
 from ..datasets.image_files import check_whole
 from ..engine.checkpoint_fit import fit_weights
 from ..engine.errors import DataError
-from .launch import LaunchError
+from .launch import LaunchError, datasets_of
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -65,7 +66,7 @@ def point_in_input(
 
     Args:
         point: x and y in pixels of the image.
-        sample: The host's data sample, which knows what was done.
+        sample: The framework's data sample, which knows what was done.
         input_size: Height and width of what the network got.
 
     Returns:
@@ -175,7 +176,7 @@ def video_frames(path: str | Path) -> tuple[int | None, Iterator[np.ndarray]]:
 
 
 class Predictor:
-    """A model of any host with its test pipeline, for images of any size.
+    """A model of any framework with its test pipeline, for images of any size.
 
     Args:
         cfg: Config of a detector, segmentor or classifier.
@@ -183,8 +184,8 @@ class Predictor:
         device: As in torch; None for a GPU where there is one.
 
     Raises:
-        LaunchError: If the config is of none of the hosts, or the checkpoint does not
-            fit it.
+        LaunchError: If the config is of none of the frameworks, or the checkpoint does
+            not fit it.
 
     Attributes:
         task: 'detection', 'segmentation' or 'classification'.
@@ -239,7 +240,7 @@ class Predictor:
     @property
     def feeds_bgr(self) -> bool:
         """Whether the network gets BGR, after what the preprocessor does."""
-        # Each host has its own name for it.
+        # Each framework has its own name for it.
         names = ('to_rgb', 'channel_conversion', '_channel_conversion')
         preprocessor = self.model.data_preprocessor
         swapped = any(getattr(preprocessor, name, False) for name in names)
@@ -252,7 +253,7 @@ class Predictor:
             image: BGR ``(H, W, 3)``, 8-bit.
 
         Returns:
-            The host's data sample, on the CPU.
+            The framework's data sample, on the CPU.
         """
         if self.takes_rgb:
             image = np.ascontiguousarray(image[..., ::-1])
@@ -263,11 +264,11 @@ class Predictor:
         return sample.cpu()
 
     def paint(self, image: np.ndarray, sample: Any, score: float = 0.3) -> np.ndarray:
-        """Draws a prediction over its image: boxes and masks as the host does.
+        """Draws a prediction over its image: boxes and masks as the framework does.
 
-        Class maps and classes are drawn here: the hosts' names run out of the picture.
-        A classified image gets its five best classes below it, and is enlarged if it is
-        small.
+        Class maps and classes are drawn here, as the frameworks' names run out of the
+        picture. A classified image gets its five best classes below it, and is enlarged
+        if it is small.
 
         Args:
             image: BGR ``(H, W, 3)``, 8-bit.
@@ -350,11 +351,8 @@ def best_classes(sample: Any) -> list[tuple[int, float]]:
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:
-    scale = SMALLEST / max(image.shape[:2])
-    if scale <= 1:
-        return image
-    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    scale = max(1.0, SMALLEST / max(image.shape[:2]))
+    return mmcv.imrescale(image, scale, interpolation='bicubic')
 
 
 @contextlib.contextmanager
@@ -406,9 +404,7 @@ def _class_count(model: nn.Module) -> int:
 
 def dataset_meta(cfg: Config) -> dict:
     """Reads the names and colours of the classes from the test data set of a config."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = datasets_of(cfg, 'test')[0]
     init_default_scope(cfg.default_scope)
     kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     given = dict(dataset.get('metainfo') or {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,26 +48,6 @@ def run_checkpoint(work_dir: str | Path) -> Path | None:
             return last
     checkpoints = Path(work_dir).glob('*.pth')
     return max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def stock_bases(path: str | Path) -> list[str]:
-    """Follows ``_base_`` of a config up to the stock configs (``mmseg::...``)."""
-    for node in ast.parse(Path(path).read_text()).body:
-        if isinstance(node, ast.Assign) and _is_base(node.targets[0]):
-            bases = ast.literal_eval(node.value)
-            bases = [bases] if isinstance(bases, str) else bases
-            return [
-                stock
-                for base in bases
-                for stock in (
-                    [base] if '::' in base else stock_bases(Path(path).parent / base)
-                )
-            ]
-    return []
-
-
-def _is_base(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name) and target.id == '_base_'
 
 
 def read_stock(bases: Sequence[str]) -> Config:

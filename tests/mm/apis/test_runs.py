@@ -10,6 +10,7 @@ pytest.importorskip('mmseg')
 from mmengine.config import Config
 from torch import nn
 
+from attn_plugins.cli.configs import stock_bases
 from attn_plugins.mm.apis.launch import LaunchError
 from attn_plugins.mm.apis.runs import (
     class_tables,
@@ -19,7 +20,6 @@ from attn_plugins.mm.apis.runs import (
     read_stock,
     run_checkpoint,
     run_config,
-    stock_bases,
 )
 
 LOG = """\
