@@ -89,7 +89,12 @@ ORDERS = {
 
 
 @pytest.mark.parametrize(
-    ('host', 'order'), [('mmseg', 'within'), ('mmdet', 'first'), ('mmpretrain', 'last')]
+    ('host', 'order'),
+    [
+        ('mmseg', 'within'),
+        pytest.param('mmdet', 'first', marks=pytest.mark.slow),
+        pytest.param('mmpretrain', 'last', marks=pytest.mark.slow),
+    ],
 )
 def test_with_one_host(host, order):
     pytest.importorskip(host)
@@ -116,6 +121,7 @@ def test_with_one_host(host, order):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'module', ['mm.engine.loading', 'mm.engine.saving', 'mm.models.eamlp']
 )
@@ -185,6 +191,7 @@ def test_what_fails_is_reported_and_the_rest_works():
     assert 'python -m attn_plugins doctor' in said
 
 
+@pytest.mark.slow
 def test_importing_and_registering_again_is_harmless():
     pytest.importorskip('mmseg')
     run(

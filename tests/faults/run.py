@@ -51,14 +51,11 @@ def copy_tree(tree: Path) -> None:
 
 
 def apply(patch: Path, tree: Path) -> None:
-    # Git looks for a repository above, and would leave out what is not in it.
-    environment = {**os.environ, 'GIT_CEILING_DIRECTORIES': str(tree.parent)}
-    command = ['git', 'apply', '--recount', '-C1', patch]
-    result = subprocess.run(
-        command, cwd=tree, env=environment, capture_output=True, text=True
-    )
+    # Where the line stands alone is enough: its neighbours may change.
+    command = ['patch', '-p1', '-F2', '--batch', '--no-backup-if-mismatch', '-i', patch]
+    result = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     if result.returncode:
-        raise SystemExit(f'{patch.name} no longer applies: {result.stderr.strip()}')
+        raise SystemExit(f'{patch.name} no longer applies: {result.stdout.strip()}')
 
 
 def first_failure(tree: Path, arguments: list[str]) -> str | None:
