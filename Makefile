@@ -3,19 +3,25 @@ VENV := .venv$(STACK:%=-%)$(OPS:%=-%)$(if $(TORCH),-$(subst =,,$(notdir $(TORCH)
 VENV := $(VENV)$(if $(PYTHON),-$(notdir $(PYTHON)))
 PY := $(VENV)/bin/python
 
+# Each worker has one thread and takes 2 GB. Tests of a file share what it has built.
+WORKERS ?= 2
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadfile -rs
+
 # Waiting threads spin by default, which costs a CPU that other programs use as well
 # several times what it can gain on an idle one.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test lint peers soak docs
+.PHONY: help setup demo test test-all lint faults peers soak docs
 
 help:
 	@echo 'make demo    train EANet on a small data set, evaluate it, show pictures'
-	@echo 'make test    lint, then run the tests'
+	@echo 'make test    lint, then the tests that are not slow: eight minutes on two cores'
+	@echo 'make test-all  lint, then all tests (with WORKERS=8 in 8 processes, not in 2)'
 	@echo 'make setup   create .venv and install everything, pinned; the others call it'
 	@echo 'make lint    check style alone'
 	@echo 'make soak    the long runs of docs/reliability.md (an hour or so)'
 	@echo 'make docs    build the documentation as a site, in site/'
+	@echo 'make faults  put 60 deliberate faults in, one by one: the tests find them'
 	@echo "make peers   run mmseg's own tests on our backbones and head (downloads them)"
 	@echo
 	@echo 'After any of them, in an environment of its own each:'
@@ -36,7 +42,13 @@ lint: setup
 	$(PY) -m ruff format --check
 
 test: lint
-	$(PY) -m pytest -rs
+	$(PYTEST) -m 'not slow'
+
+test-all: lint
+	$(PYTEST)
+
+faults: setup
+	$(PY) tests/faults/run.py
 
 peers: setup
 	$(PY) tests/peers/run.py
@@ -48,7 +60,7 @@ soak: setup
 	    --out docs/results/soak_crash_lesa.jsonl
 	$(PY) tools/soak.py memory --out docs/results/soak_memory.jsonl
 	$(PY) tools/soak.py resume --out docs/results/soak_resume.jsonl
-	SOAK=1 $(PY) -m pytest -q tests/tools/test_launchers.py tests/test_packaging.py
+	SOAK=1 $(PY) -m pytest -q tests/test_packaging.py
 	$(PY) -m pytest -q --hypothesis-profile soak \
 	    tests/modules/test_properties.py tests/functional/test_properties.py
 

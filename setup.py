@@ -20,7 +20,7 @@ EXTRAS = {
     'seg': [*MM, 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex', 'cityscapesscripts'],
     'cls': [*MM, 'mmpretrain>=1.2,<2', 'torchvision'],
     'export': ['onnx', 'onnxruntime', 'onnxscript'],
-    'test': ['hypothesis', 'pandas', 'pytest', 'ruff', 'tabulate'],
+    'test': ['hypothesis', 'pandas', 'pytest', 'pytest-xdist', 'ruff', 'tabulate'],
 }
 EXTRAS['all'] = sorted({need for needs in EXTRAS.values() for need in needs})
 EXTRAS['lite'] = ['mmcv-lite>=2.1,<2.2']  # mmdet and mmseg refuse mmcv 2.2

@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from tool_runs import draw_scenes, train_demo
 
 REPO = Path(__file__).resolve().parents[1]
+
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # Workers share the cores. What they start inherits the variable.
+    os.environ['OMP_NUM_THREADS'] = '1'
+    torch.set_num_threads(1)
 
 # The suite draws the same examples every time. `pytest --hypothesis-profile soak` draws
 # many and new ones.
@@ -27,6 +33,23 @@ def _seed():
 def repo() -> Path:
     """The root of the checkout."""
     return REPO
+
+
+@pytest.fixture(scope='session')
+def demo_data(tmp_path_factory) -> Path:
+    """Four drawn scenes to train on and two to validate on, of 60 x 80 pixels."""
+    folder = tmp_path_factory.mktemp('demo') / 'data'
+    draw_scenes(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def demo_run(demo_data, tmp_path_factory) -> Path:
+    """The work folder of two iterations of the demo and a validation: do not write."""
+    pytest.importorskip('mmseg')
+    work_dir = tmp_path_factory.mktemp('demo_run')
+    train_demo(demo_data, work_dir, 2)
+    return work_dir
 
 
 @pytest.fixture(scope='session')

@@ -40,12 +40,20 @@ def forward(norm: nn.SyncBatchNorm, x: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
-def run_script(path: str, folder: Path) -> dict[int, list]:
-    """Runs a script that ends in :func:`save_all`, and returns what that saved."""
+def run_script(path: str, folder: Path, *world_sizes: int) -> dict[int, list]:
+    """Runs a script that ends in :func:`save_all`, and returns what that saved.
+
+    Args:
+        path: The script.
+        folder: Where to save it.
+        *world_sizes: The numbers of processes, of those that the script names; none is
+            all.
+    """
     if not dist.is_gloo_available():
         pytest.skip('torch without gloo')
-    command = [sys.executable, '-W', 'ignore', path, folder]
-    paths = str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')
+    command = [sys.executable, '-W', 'ignore', path, folder, *map(str, world_sizes)]
+    # Before what is there, by which another tree than the installed one may be tested.
+    paths = (str(Path(__file__).parent), os.environ.get('PYTHONPATH', ''))
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
     result = subprocess.run(
         command, env=environment, check=False, capture_output=True, text=True
@@ -64,8 +72,10 @@ def save_all(work: Callable[[], object], world_sizes: Iterable[int]) -> None:
         work: The function; torch's default group is of the processes it runs in.
         world_sizes: The numbers of processes.
     """
-    folder = Path(sys.argv[1])
-    torch.save({n: _start(work, n, folder) for n in world_sizes}, folder / 'all.pt')
+    folder, *chosen = sys.argv[1:]
+    sizes = [n for n in world_sizes if not chosen or str(n) in chosen]
+    results = {n: _start(work, n, Path(folder)) for n in sizes}
+    torch.save(results, Path(folder, 'all.pt'))
 
 
 def _start(work: Callable[[], object], world_size: int, folder: Path) -> list:

@@ -7,11 +7,10 @@ import sys
 import pytest
 import yaml
 
-pytest.importorskip('mkdocs')
-
 
 @pytest.fixture(scope='module')
 def site(request, tmp_path_factory):
+    pytest.importorskip('mkdocs')
     folder = tmp_path_factory.mktemp('site')
     command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '-d', folder]
     result = subprocess.run(
@@ -21,10 +20,12 @@ def site(request, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_builds_without_warnings(site):
     assert (site / 'index.html').is_file()
 
 
+@pytest.mark.slow
 def test_pages_fetch_nothing(site):
     """No font, script, style or picture of another address."""
     fetched = re.compile(r'(?:src=|@import |url\()["\']?(?:https?:)?//[^"\' )]+')
@@ -34,6 +35,7 @@ def test_pages_fetch_nothing(site):
             assert 'canonical' in link or '//' not in link
 
 
+@pytest.mark.slow
 def test_formulas_are_drawn(site):
     for name in ('external_attention', 'lesa', 'gsa'):
         text = (site / f'{name}.html').read_text()
@@ -41,12 +43,14 @@ def test_formulas_are_drawn(site):
         assert 'language-math' not in text
 
 
+@pytest.mark.slow
 def test_zoo_lists_every_config(repo, site):
     text = (site / 'model_zoo.html').read_text()
     names = {path.stem for path in (repo / 'configs').glob('*.py')}
     assert names <= set(re.findall(r'<code>([^<]+)</code>', text))
 
 
+@pytest.mark.slow
 def test_api_shows_arguments_and_shapes(site):
     text = (site / 'api/modules.html').read_text()
     for name in ('LESA2d', 'GlobalSelfAttention', 'ExternalAttention2d'):

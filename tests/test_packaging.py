@@ -31,7 +31,8 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkout') / 'sources'
     # The links in `.mim` stay links, as in git.
     unwanted = shutil.ignore_patterns(
-        '.*cache', '.git', '.venv*', 'build', 'data', 'site', 'work_dirs'
+        *('.*cache', '.git', '.venv*', '__pycache__'),
+        *('build', 'data', 'site', 'work_dirs'),
     )
     shutil.copytree(ROOT, folder, symlinks=True, ignore=unwanted)
     return folder
@@ -75,6 +76,7 @@ def test_links_reach_the_checkout():
         assert link.resolve() == ROOT / name
 
 
+@pytest.mark.slow
 def test_sources_make_the_same_wheel(sources, contents, tmp_path):
     """What `setup.py sdist` packs is enough to build and to develop."""
     command = [sys.executable, 'setup.py', '-q', 'sdist', '-d', tmp_path]
@@ -179,6 +181,7 @@ def test_installed_wheel_computes_with_torch_alone(wheel, installed):
     assert f'{version}-' in wheel.name
 
 
+@pytest.mark.slow
 def test_installed_wheel_has_the_catalogue(installed, tmp_path):
     listed = installed('-m', 'attn_plugins', 'configs', 'list', '--host', 'mmseg')
     assert 'eanet_r101_ade20k ' in listed
@@ -188,6 +191,7 @@ def test_installed_wheel_has_the_catalogue(installed, tmp_path):
     assert names == {'eanet_r50_ade20k.py', 'eanet_r101_ade20k.py'}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif('SOAK' not in os.environ, reason='long: SOAK=1 runs it')
 @pytest.mark.parametrize('kind', ['whl', 'tar.gz'])
 def test_an_empty_environment(kind, wheel, sources, tmp_path):
@@ -219,6 +223,7 @@ def test_an_empty_environment(kind, wheel, sources, tmp_path):
     assert 'configs/mask-rcnn_lesa-r50_coco.py' in found
 
 
+@pytest.mark.slow
 def test_installed_doctor_says_what_is_missing(installed):
     told = installed('-m', 'attn_plugins', 'doctor', status=1)
     assert 'Training EANet with mmseg cannot run yet.' in told

@@ -18,8 +18,8 @@ from collections import defaultdict
 import torch
 
 from ..mm.apis.launch import LaunchError
+from ..mm.engine.atomic_write import write_atomically
 from ..mm.engine.loading import load_from_local
-from ..mm.engine.writing import write_atomically
 from ..released.convert import Conversion, convert
 
 

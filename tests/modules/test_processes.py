@@ -29,7 +29,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 # Images of the global batch; over as many processes they are 1 + 1, 2 + 1, ...
 BATCHES = {2: (4, 3), 4: (4, 5)}
-CASES = [(world, size) for world, sizes in BATCHES.items() for size in sizes]
 STEPS = 3
 TOLERANCE = dict(atol=1e-5, rtol=1e-5)
 
@@ -99,17 +98,23 @@ def learn_all() -> dict:
     return {(layer, size): learn(layer, size) for layer in LAYERS for size in sizes}
 
 
+@pytest.fixture(scope='module', params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def world(request) -> int:
+    return request.param
+
+
 @pytest.fixture(scope='module')
-def learned(tmp_path_factory) -> dict[int, list[dict]]:
-    """Results of each process, by the number of processes."""
-    return run_script(__file__, tmp_path_factory.mktemp('processes'))
+def learned(world, tmp_path_factory) -> list[dict]:
+    """Results of each process."""
+    return run_script(__file__, tmp_path_factory.mktemp('processes'), world)[world]
 
 
 @pytest.mark.parametrize('layer', LAYERS)
-@pytest.mark.parametrize(('world', 'size'), CASES)
-def test_equal_one_process(learned, layer, world, size):
+@pytest.mark.parametrize('odd', [False, True])
+def test_equal_one_process(learned, layer, world, odd):
+    size = BATCHES[world][odd]
     expected = learn(layer, size)
-    results = [result[layer, size] for result in learned[world]]
+    results = [result[layer, size] for result in learned]
     for step in range(STEPS):
         losses = [result[f'loss {step}'] for result in results]
         images = [result[f'image {step}'] for result in results]

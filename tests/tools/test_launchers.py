@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tool_runs import TOOLS, draw_scenes
 
 pytest.importorskip('mmseg')
 from torch.testing import assert_close
@@ -17,7 +18,6 @@ from torch.testing import assert_close
 import attn_plugins.mm.engine.loading  # noqa: F401 (lets torch.load read them)
 
 REPO = Path(__file__).resolve().parents[2]
-TOOLS = REPO / 'tools'
 SMALL = [
     '--cfg-options',
     'train_cfg.max_iters=2',
@@ -70,17 +70,12 @@ ENVIRONMENT = {
     'PYTHONWARNINGS': 'ignore',
     'OMP_NUM_THREADS': '1',
 }
-# Every process takes seconds to import what it needs.
-long = pytest.mark.skipif('SOAK' not in os.environ, reason='long: SOAK=1 runs it')
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('launchers') / 'data'
-    tool = TOOLS / 'make_demo_data.py'
-    size = ['--num-train', '8', '--num-val', '2', '--size', '60x80']
-    command = [sys.executable, tool, folder, *size]
-    subprocess.run(command, check=True, capture_output=True)
+    draw_scenes(folder, num_train=8)
     return folder
 
 
@@ -123,7 +118,7 @@ def trained(data, tmp_path_factory) -> Path:
     return work_dir
 
 
-@long
+@pytest.mark.slow
 def test_two_nodes_train_as_one(data, trained, tmp_path):
     config = REPO / 'configs/eanet_r18_demo.py'
     nodes = dict(NNODES='2', PORT=port())
@@ -146,6 +141,7 @@ def test_two_nodes_train_as_one(data, trained, tmp_path):
     assert not list(folders[1].rglob('*.pth'))
 
 
+@pytest.mark.slow
 def test_slurm_trains_the_same(data, trained, tmp_path):
     for name, text in (('srun', SRUN), ('scontrol', SCONTROL)):
         (tmp_path / name).write_text(text)
@@ -170,7 +166,7 @@ def test_slurm_trains_the_same(data, trained, tmp_path):
     assert_close(weights(work_dir), weights(trained), rtol=0, atol=0)
 
 
-@long
+@pytest.mark.slow
 def test_fsdp_trains_and_resumes_the_same(data, trained, tmp_path):
     """The strategy of configs/eanet_r101_ade20k_fsdp.py on the demo."""
     config = tmp_path / 'fsdp.py'
@@ -185,7 +181,7 @@ def test_fsdp_trains_and_resumes_the_same(data, trained, tmp_path):
     assert_close(weights(tmp_path), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('node', ['0', '1'])
+@pytest.mark.parametrize('node', ['0', pytest.param('1', marks=pytest.mark.slow)])
 def test_sync_bn_on_a_cpu_ends_with_one_line(data, node, tmp_path):
     if torch.cuda.is_available():
         pytest.skip('a GPU is here')

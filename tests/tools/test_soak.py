@@ -23,6 +23,7 @@ def soak(repo, out, *arguments) -> list[dict]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights(repo, tmp_path):
     """At any moment, while a checkpoint is written, and of a full disk.
 
@@ -41,6 +42,7 @@ def test_killed_training_ends_with_the_same_weights(repo, tmp_path):
     assert saved == sorted(saved)
 
 
+@pytest.mark.slow
 def test_memory_and_open_files_stay(repo, tmp_path):
     """A file left open by every iteration would be seen; of memory, 2 MB by each.
 

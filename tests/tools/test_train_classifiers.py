@@ -1,17 +1,14 @@
 """Classifiers at reduced size learn a drawn image set, validate, resume, and start
 detectors."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tool_runs import run_tool, scalars
 
 pytest.importorskip('mmpretrain')
 from mmengine.registry import init_default_scope
@@ -107,40 +104,32 @@ def draw_images(folder: Path, count: int, seed: int) -> None:
 
 
 def run(tool: str, *arguments) -> str:
-    result = subprocess.run(
-        [sys.executable, REPO / 'tools' / tool, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, 'PYTHONWARNINGS': 'ignore'},
+    result = run_tool(tool, *arguments)
+    assert result.status == 0, result.output[-3000:]
+    return result.output
+
+
+def write_config(folder: Path, name: str, iterations: int, epochs: int) -> Path:
+    """Writes a reduced config of a model, and the images that it is for."""
+    draw_images(folder / 'data/train', count=iterations * 24 // 4, seed=0)
+    draw_images(folder / 'data/val', count=20, seed=1)
+    backbone, more = MODELS[name]
+    text = CONFIG.format(
+        config=REPO / f'configs/{name}.py',
+        data=folder / 'data',
+        epochs=epochs,
+        backbone=backbone,
+        more=more,
     )
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output[-3000:]
-    return output
-
-
-def scalars(work_dir: Path) -> list[dict]:
-    """Reads the log of the latest run in a work folder."""
-    log = max(work_dir.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    path = folder / 'config.py'
+    path.write_text(text)
+    return path
 
 
 @pytest.fixture(scope='module', params=MODELS)
 def config(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('colours')
-    draw_images(folder / 'data/train', count=ITERATIONS * 24 // 4, seed=0)
-    draw_images(folder / 'data/val', count=20, seed=1)
-    path = folder / 'config.py'
-    backbone, more = MODELS[request.param]
-    text = CONFIG.format(
-        config=REPO / f'configs/{request.param}.py',
-        data=folder / 'data',
-        epochs=EPOCHS,
-        backbone=backbone,
-        more=more,
-    )
-    path.write_text(text)
-    return path
+    return write_config(folder, request.param, ITERATIONS, EPOCHS)
 
 
 @pytest.fixture(scope='module')
@@ -150,6 +139,22 @@ def trained(config) -> Path:
     return config.parent / 'work'
 
 
+def test_a_step_a_validation_and_a_test(tmp_path):
+    """The fewest that go through all of it; the others are slow."""
+    config = write_config(tmp_path, 'lesa-r50_in1k', iterations=1, epochs=5)
+    run('train.py', config, '--work-dir', tmp_path / 'work')
+    checkpoint = tmp_path / 'work/epoch_5.pth'
+    output = run('test.py', config, checkpoint, '--work-dir', tmp_path / 'test')
+    check_tested(tmp_path / 'work', output)
+
+
+def check_tested(work_dir: Path, output: str) -> None:
+    """Checks that a test gave the accuracy of the last validation."""
+    accuracy = [r['accuracy/top1'] for r in scalars(work_dir) if 'accuracy/top1' in r]
+    assert f'accuracy/top1: {accuracy[-1]:.4f}' in output
+
+
+@pytest.mark.slow
 def test_it_learns_by_far_more_than_chance(trained):
     log = scalars(trained)
     losses = [row['loss'] for row in log if 'loss' in row]
@@ -160,6 +165,7 @@ def test_it_learns_by_far_more_than_chance(trained):
     assert accuracies[-1] > 3 * CHANCE
 
 
+@pytest.mark.slow
 def test_it_resumes(trained, config, tmp_path):
     work_dir = tmp_path / 'resumed'
     shutil.copytree(trained, work_dir)
@@ -172,11 +178,10 @@ def test_it_resumes(trained, config, tmp_path):
     assert steps == [EPOCHS * ITERATIONS + i + 1 for i in range(ITERATIONS)]
 
 
+@pytest.mark.slow
 def test_testing_gives_the_last_accuracy(trained, config, tmp_path):
     checkpoint = trained / f'epoch_{EPOCHS}.pth'
-    output = run('test.py', config, checkpoint, '--work-dir', tmp_path)
-    accuracy = [r['accuracy/top1'] for r in scalars(trained) if 'accuracy/top1' in r]
-    assert f'accuracy/top1: {accuracy[-1]:.4f}' in output
+    check_tested(trained, run('test.py', config, checkpoint, '--work-dir', tmp_path))
 
 
 # For each classifier: the detectors' backbone, and the parts of tensors' names that the
@@ -187,6 +192,7 @@ DETECTORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:the checkpoint was laid out')
 @pytest.mark.parametrize('config', DETECTORS, indirect=True)
 def test_it_starts_a_detector(trained, request, monkeypatch):
