@@ -1,4 +1,4 @@
-"""The checks of a config, its data and its weights before and during a run.
+"""What configs say of their data sets, and the checks before a run.
 
-Imports mmengine and the hosts, and of ours ``mm.engine``.
+Imports mmengine and the frameworks' registries, and of ours ``mm.engine``.
 """
