@@ -41,7 +41,7 @@ def test_missing_half_unpacked_and_whole_parts(monkeypatch, tmp_path, capsys):
     def states():
         datasets.print_datasets(tmp_path)
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-        return [line[:-1] if line[-1] == 'some' else line for line in lines[2:5]]
+        return [line[:-1] if line[-1] == 'some' else line for line in lines[1:4]]
 
     paths = [f'drawn/{pattern}' for pattern in parts]
     assert states() == [['MISSING', path] for path in paths]
