@@ -163,7 +163,10 @@ CHECKPOINTS_TABLE = {
         'weight is [4, 2] in the checkpoint and [3, 2] in the model',
     ),
     'load_from: nothing fits': (
-        lambda p: fits(p, {'conv.weight': torch.ones(1)}, check_some_fit),
+        # The name of one, and the shape of another.
+        lambda p: fits(
+            p, {'weight': torch.ones(4, 2), 'x': torch.ones(3)}, check_some_fit
+        ),
         'has nothing for the model',
     ),
 }
