@@ -414,7 +414,8 @@ def label_classes(
         void = len(names) if names and max(seen) == len(names) else 255
     used = seen - {void}
     count = len(names) or max(used, default=0) + 1
-    if len(used) < 2 or max(used) >= count or count > 4 * len(used):
+    scattered = not names and count > 4 * len(used)  # grey values, no indices
+    if len(used) < 2 or max(used) >= count or scattered:
         raise LaunchError(
             f'label maps must hold class indices from 0, and {void} for void, got '
             f'{sorted(seen)}' + f' with {len(names)} names of classes' * bool(names)

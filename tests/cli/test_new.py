@@ -142,6 +142,13 @@ def test_index_without_a_name_is_void_everywhere(tmp_path):
     assert crop.ignore_index == 3
 
 
+def test_few_of_the_named_classes_may_occur(tmp_path):
+    data = voc(tmp_path / 'data')
+    draw_labels(data / 'SegmentationClass', 4)
+    cfg = write(data, tmp_path / 'my.py')
+    assert len(cfg.classes) == cfg.model.decode_head.get('num_classes') == 21
+
+
 def test_masks_decide_on_the_detector(tmp_path):
     assert 'mask_head' in write(coco(tmp_path / 'a'), tmp_path / 'a.py').model.roi_head
     cfg = write(coco_parts(tmp_path / 'b'), tmp_path / 'b.py')
