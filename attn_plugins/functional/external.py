@@ -355,13 +355,13 @@ def eanet_block(
         # A pixel's weights sum to 1, so that each slot can carry the shift.
         value = value + shift
     if attn.dtype != x.dtype or _in_autocast(x):
-        out = x + value.T.expand(len(x), -1, -1) @ attn
+        out = x + value.T.expand(x.shape[0], -1, -1) @ attn
     else:
         # Not `baddbmm_`, which torch's flop counter does not know. Rows of slots side
         # by side make it a tenth faster.
         value = value.T.to(attn.dtype).contiguous()
         overwritten = x if inplace and _can_overwrite(x) else None
-        value = value.expand(len(x), -1, -1)
+        value = value.expand(x.shape[0], -1, -1)
         out = torch.baddbmm(x, value, attn, out=overwritten)
     if eps:
         out += shift.unsqueeze(-1)

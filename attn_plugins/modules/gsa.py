@@ -181,7 +181,7 @@ class GlobalSelfAttention(AttentionLayer):
         # What is attended to counts by a product, so that it has the square of the
         # map's scale, before the norm between columns and rows at least.
         with autocast_off_if_fp16(q):
-            out = self._attend(len(x), *fp16_to_fp32(q, v, k))
+            out = self._attend(x.shape[0], *fp16_to_fp32(q, v, k))
         return clamp_cast(out, q.dtype)
 
     @torch.no_grad()
@@ -196,7 +196,7 @@ class GlobalSelfAttention(AttentionLayer):
         q, _, k = (
             t
             if t is None
-            else t.unflatten(2, (len(x), self.num_heads)).permute(2, 3, 4, 0, 1)
+            else t.unflatten(2, (x.shape[0], self.num_heads)).permute(2, 3, 4, 0, 1)
             for t in fp16_to_fp32(*self._heads(x))
         )  # (B, h, D, H, W)
         content = columns = rows = None
