@@ -187,6 +187,7 @@ def commands(out):
     return [line[2:] for line in out.splitlines() if line.startswith('  /')]
 
 
+@pytest.mark.slow
 def test_undeclared_need_of_mmseg(doctor):
     status, found, out = doctor(ftfy=missing('ftfy'))
     assert status == 1
@@ -217,6 +218,7 @@ def test_mmcv_and_mmcv_lite_side_by_side(monkeypatch):
         assert found.fix.endswith(mend)
 
 
+@pytest.mark.slow
 def test_versions_that_clash(doctor):
     refusal = 'MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0.0rc4.'
     status, found, out = doctor(mmseg__apis=AssertionError(refusal))
@@ -226,6 +228,7 @@ def test_versions_that_clash(doctor):
     assert stack_pins()['mmcv'] in commands(out)[0]
 
 
+@pytest.mark.slow
 def test_opencv_without_libgl(doctor):
     error = 'libGL.so.1: cannot open shared object file: No such file or directory'
     status, _, out = doctor(mmcv=ImportError(error))
@@ -235,6 +238,7 @@ def test_opencv_without_libgl(doctor):
     assert 'install opencv-python-headless==' in out
 
 
+@pytest.mark.slow
 def test_needs_of_mmpretrain(doctor):
     error = missing('modelindex')
     status, found, out = doctor(mmpretrain__models=error, mmpretrain__datasets=error)
@@ -248,6 +252,7 @@ def test_needs_of_mmpretrain(doctor):
     assert f'{sys.executable} -m pip install {pin}' in commands(out)
 
 
+@pytest.mark.slow
 def test_torchvision_for_another_cuda(doctor, monkeypatch):
     monkeypatch.setattr(
         doctor_module, 'examine_torchvision_ops', doctor_module.examine_python
