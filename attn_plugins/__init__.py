@@ -1,6 +1,6 @@
 """External attention, LESA and GSA as plug-in components for OpenMMLab.
 
-``import attn_plugins`` needs torch alone and imports no host. As soon as mmengine,
+``import attn_plugins`` needs torch alone and imports no framework. As soon as mmengine,
 mmseg, mmdet or mmpretrain is imported, before or after, it registers the components
 that this one can use, so that any config gets them with
 ``custom_imports = dict(imports=['attn_plugins'])``. Importing twice is harmless.

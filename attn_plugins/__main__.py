@@ -7,7 +7,7 @@ COMMANDS = {
     'configs': 'list, show and copy the configs of the papers',
     'new': 'write a config that trains on your own data',
     'doctor': 'say what is installed, and how to fix what is not',
-    'check': 'look through the config, images and annotations of a training',
+    'check': 'look through all images and annotations of a config',
     'predict': 'run a model on images, folders and videos',
     'maps': 'draw the attention of a model in an image',
     'curves': 'draw losses and metrics of runs',
@@ -23,7 +23,11 @@ def main() -> int | None:
     command = sys.argv[1] if len(sys.argv) > 1 else '--help'
     if command in COMMANDS:
         sys.argv[:2] = [f'attn-plugins {command}']
-        module = importlib.import_module(f'attn_plugins.cli.{command}')
+        try:
+            module = importlib.import_module(f'attn_plugins.cli.{command}')
+        except ModuleNotFoundError as error:
+            doctor = '`python -m attn_plugins doctor` shows how to install it'
+            sys.exit(f'{sys.argv[0]}: error: needs {error.name}: {doctor}')
         if command in WITHOUT_MM:
             return module.main()
         from .mm.apis.launch import one_line_errors

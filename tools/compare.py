@@ -157,7 +157,7 @@ def table(rows: pd.DataFrame, task: str) -> str:
 def spread(values: pd.Series) -> str:
     """Prints mean and standard deviation in per cent points."""
     values = values * 100 if values.max() <= 1 else values  # COCO's are fractions
-    return f'{values.mean():.2f} ± {values.std():.2f}'
+    return f'{values.mean():.2f} ± {values.std():.2f}'.removesuffix(' ± nan')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

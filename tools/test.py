@@ -78,7 +78,9 @@ def main() -> None:
         add_checks(runner, training=False)
     if to_file:
         # mmdet's own stores masks run-length encoded.
-        kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+        kind = (
+            'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+        )
         dump = METRICS.build(dict(type=kind, out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)
     runner.test()

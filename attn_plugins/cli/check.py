@@ -3,8 +3,8 @@
 python -m attn_plugins check CONFIG
 python -m attn_plugins check CONFIG --splits train --data-root DIR
 
-Training refuses what it meets; this finds all of it before. It ends with an error if
-anything is broken, and counts what mmdet leaves out without a word.
+Training looks at 20,000 images of a data set; this at all of them. It ends with an
+error if anything is broken, and counts what mmdet leaves out without a word.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def check_dataset(settings: dict, cfg: Config) -> list[str]:
         if load and not found:
             info = dataset.get_data_info(index)
             labels = load(info)['gt_seg_map']
-            found, ignored = _wrong_labels(labels, cfg, info['seg_map_path'])
+            found, ignored = _wrong_labels(labels, cfg, info.get('seg_map_path'))
             unlabelled += bool(np.all(labels == ignored))
         broken += found
     print(

@@ -158,7 +158,7 @@ def find_images(args: argparse.Namespace, cfg: Config) -> tuple[list[Shown], str
             'The test data set is not where the config expects it; name its folder '
             'with --data-root, or images with --images.'
         )
-    init_default_scope(cfg.default_scope)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     images = []
     for index in range(min(args.num_images, len(dataset))):

@@ -7,11 +7,12 @@ inside it holds a layer that gives its own maps, as those of ``attn_plugins.modu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
+
+from ..spelling import closest
 
 
 class Recording(NamedTuple):
@@ -56,11 +57,9 @@ def attention_layers(
         )
     for name in names or ():
         if name not in found:
-            close = difflib.get_close_matches(name, found, n=1)
-            hint = f', did you mean {close[0]!r}?' if close else ''
             raise ValueError(
-                f'there is no attention layer {name!r}{hint} The layers are: '
-                + ', '.join(found)
+                f'there is no attention layer {name!r}{closest(name, found)} The '
+                'layers are: ' + ', '.join(found)
             )
     return {name: found[name] for name in names} if names else found
 

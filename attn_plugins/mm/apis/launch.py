@@ -10,9 +10,11 @@ import inspect
 import os
 import pickle
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
@@ -50,6 +52,12 @@ RUNNER_SETTINGS = {
     'tta_model',
     'tta_pipeline',
 }
+
+_CHECKING_HOOKS = (
+    'checkloss_hook.py',
+    'class_num_check_hook.py',
+    'num_class_check_hook.py',
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +130,13 @@ def read_config(
         _move_data(cfg, data_root)
     if options:
         _check_options(cfg, options)
-        cfg.merge_from_dict(options)
+        try:
+            cfg.merge_from_dict(options)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ConfigError(
+                f'--cfg-options {" ".join(options)}: the config has no such setting '
+                f'({type(error).__name__}: {error})'
+            ) from None
     return cfg
 
 
@@ -190,5 +204,16 @@ def one_line_errors() -> Iterator[None]:
         message = str(error)
         if message.startswith('Caught '):  # in a worker of a data loader, with a trace
             message = message.strip().splitlines()[-1].partition(': ')[2]
-        line = f'{Path(sys.argv[0]).name}: error: {message}'
-        sys.exit(line if is_first_process() else 1)
+        _end(message)
+    except AssertionError as error:
+        # mmdet's and mmpretrain's hooks that check losses and classes.
+        *_, frame = traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name not in _CHECKING_HOOKS:
+            raise
+        loss = frame.name == 'after_train_iter'
+        _end('the loss is not finite: the log says more' if loss else str(error))
+
+
+def _end(message: str) -> NoReturn:
+    line = f'{Path(sys.argv[0]).name}: error: {message}'
+    sys.exit(line if is_first_process() else 1)

@@ -85,7 +85,12 @@ def _has_plain_classes(cfg: Config) -> bool:
         own = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
         loaders = (cfg.get(f'{split}_dataloader') for split in SPLITS)
         wrapped = any('dataset' in loader.dataset for loader in loaders if loader)
-        return bool(own.get('num_classes')) and not wrapped
+        # The hook looks at all that has `num_classes`, which may be a base's in one.
+        classes = (
+            own.get('num_classes'),
+            (cfg.model.get('head') or {}).get('num_classes'),
+        )
+        return bool(classes[0]) and classes[0] == classes[1] and not wrapped
     # Here classes are words, or things and stuff have heads of their own.
     kinds = map(type_name, datasets_of(cfg, 'train', 'val'))
     return not cfg.model.get('language_model') and 'Panoptic' not in ' '.join(kinds)

@@ -6,7 +6,6 @@ a BasicBlock the second one, whose stride is always 1.
 """
 
 import collections
-import difflib
 import inspect
 import logging
 import math
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ...modules.checks import height_and_width
 from ...modules.recompute import checkpoint_forward
 from ...modules.tables import resize_tables_on_load
+from ...spelling import closest
 from .layers import norm_layer_of
 
 STEM_STRIDE = 4  # of every framework's stem: a convolution and a pooling, 2 each
@@ -48,10 +48,9 @@ def check_attn_options(
     known = set(inspect.signature(layer).parameters) - set(reserved)
     for option in options:
         if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f', did you mean {close[0]!r}?' if close else ''
             raise ValueError(
-                f'{name}={options!r} has the unknown option {option!r}{hint} '
+                f'{name}={options!r} has the unknown option {option!r}'
+                f'{closest(option, known)} '
                 f'Options of {layer.__name__}: {", ".join(sorted(known))}'
             )
 
