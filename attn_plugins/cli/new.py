@@ -24,6 +24,7 @@ import os
 import pprint
 import random
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,12 @@ LABEL_FOLDER = re.compile(r'mask|label|annot|seg|class|\bgt', re.I)
 PART = re.compile(
     r'(?<![a-z])(train|val|test)(ing|id|idation)?(?=annot|ima?ge?|label|mask|[^a-z]|$)'
 )
+# Indices in the label maps of PASCAL VOC.
+VOC_CLASSES = [
+    'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat',
+    'chair', 'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant',
+    'sheep', 'sofa', 'train', 'tvmonitor',
+]  # fmt: skip
 CLASS_FILES = ('classes.txt', 'class_names.txt', 'labelmap.txt', 'classes.json')
 # What mmdet reads of each item of a COCO file.
 COCO_FIELDS = {
@@ -59,6 +66,7 @@ _base_ = '{framework}::{base}.py'
 custom_imports = dict(imports=['attn_plugins'])
 classes = {classes}
 data_root = {root!r}
+data = dict(data_root=data_root, metainfo=dict(classes=classes))
 train = dict({train_part})
 val = dict({val_part})
 """
@@ -78,13 +86,7 @@ crop = dict(
 )
 flip, colours = dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')
 train_pipeline = [load, labels, zoom, crop, flip, colours, pack]
-dataset = dict(
-    _delete_=True,
-    type='BaseSegDataset',
-    data_root=data_root,
-    metainfo=dict(classes=classes),
-    ignore_index=void,
-)
+dataset = dict(data, _delete_=True, type='BaseSegDataset', ignore_index=void)
 train_dataloader = dict(
     batch_size={batch}, dataset=dict(dataset, pipeline=train_pipeline, **train)
 )
@@ -115,13 +117,12 @@ labels = dict(type='LoadAnnotations', with_bbox=True, with_mask={with_mask})
 resize = dict(type='Resize', scale=scale, keep_ratio=True)
 flip, pack = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(
     batch_size=2,
-    dataset=dict(dataset, pipeline=[load, labels, resize, flip, pack], **train),
+    dataset=dict(data, pipeline=[load, labels, resize, flip, pack], **train),
 )
 pipeline = [load, resize, labels, dict(pack, meta_keys=meta_keys)]
-val_dataloader = dict(dataset=dict(dataset, pipeline=pipeline, **val))
+val_dataloader = dict(dataset=dict(data, pipeline=pipeline, **val))
 test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(ann_file={files[1]!r})
 heads = dict(num_classes=len(classes))
@@ -145,12 +146,7 @@ crop = dict(type='RandomResizedCrop', scale=side)
 resize = dict(type='ResizeEdge', scale=side * 8 // 7, edge='short')
 centre = dict(type='CenterCrop', crop_size=side)
 flip = dict(type='RandomFlip', prob=0.5)
-dataset = dict(
-    _delete_=True,
-    type='CustomDataset',
-    data_root=data_root,
-    metainfo=dict(classes=classes),
-)
+dataset = dict(data, _delete_=True, type='CustomDataset')
 train_dataloader = dict(
     batch_size={batch},
     dataset=dict(dataset, pipeline=[load, crop, flip, pack], **train),
@@ -235,18 +231,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         **found,
     )
     written = {**dict(zip(files, texts, strict=False)), args.out: text}
-    for file in written:
-        if file.exists() and not args.force:
+    for file in filter(Path.exists, written):
+        if file.samefile(args.data):
+            raise LaunchError(f'{file} holds the data: give --out another name')
+        if not args.force:
             raise LaunchError(f'{file} is there already: --force overwrites it')
+    with tempfile.TemporaryDirectory() as folder:  # nothing is left of what fails
+        draft = Path(folder, args.out.name)
+        draft.write_text(text, encoding='utf-8')
+        read_config(str(draft))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for file, content in written.items():
         file.write_text(content, encoding='utf-8')
-    try:
-        read_config(str(args.out))
-    except Exception:
-        for file in written:
-            file.unlink()
-        raise
     shown = ', '.join(classes[:5]) + ', ...' * (len(classes) > 5)
     print(
         f'wrote {args.out}: {train} images to train on, {val} to validate on, '
@@ -254,10 +250,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if not args.pretrained:
         print("it starts from random weights; --pretrained takes ImageNet's")
-    checkout = Path('tools/train.py').is_file()
-    train_with = f'mim train {found["framework"]}'
-    train_with = 'python tools/train.py' if checkout else train_with
-    print(f'train it:    {train_with} {args.out}')
+    in_checkout = Path('tools/train.py').is_file()
+    tool = 'python tools/train.py' if in_checkout else f'mim train {found["framework"]}'
+    print(f'train it:    {tool} {args.out}')
     print(f'look at it:  python -m attn_plugins report work_dirs/{args.out.stem}')
 
 
@@ -291,12 +286,11 @@ def describe(args: argparse.Namespace) -> dict:
     has_boxes = next((root / 'Annotations').glob('*.xml'), None)
     if has_boxes and task in (None, 'detection'):
         return detection(args)
-    labels = [
-        f for f in images_below(root) if f != root and LABEL_FOLDER.search(f.name)
-    ]
+    folders = sorted(images_below(root).keys() - {root})
+    labels = next((f for f in folders if LABEL_FOLDER.search(f.name)), None)
     if labels and task is None:
         raise LaunchError(
-            f'{labels[0]}: label maps must be single-channel PNG of class indices, '
+            f'{labels}: label maps must be single-channel PNG of class indices, '
             'named like their images (is it a class? --task classification)'
         )
     if task in (None, 'classification'):
@@ -392,11 +386,7 @@ class Pair(NamedTuple):
 def find_pairs(root: Path) -> list[Pair]:
     """Finds folders of images that have single-channel label maps in another one."""
     folders = images_below(root)
-    named = {
-        folder
-        for folder in folders
-        if LABEL_FOLDER.search(folder.relative_to(root).as_posix())
-    }
+    named = {f for f in folders if LABEL_FOLDER.search(str(f.relative_to(root)))}
     pairs: dict[Path, Pair] = {}
     for labels in sorted(named):
         maps = [path for path in folders[labels] if path.suffix == '.png']
@@ -474,7 +464,8 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
     for pair in pairs:
         found.setdefault(part_of(pair.images, root), []).append(pair)
     (pair, *more), val = two_parts(found)
-    if more or len(val) > 1:
+    both = [pair, *(val or [pair])]
+    if more or len(both) > 2:
         raise LaunchError(f'{root} holds several data sets: name the folder of one')
     home = pair.labels.parent
     seen = label_values([pair, *val])
@@ -482,12 +473,9 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
     voc_folder = home / 'ImageSets/Segmentation'
     is_voc = voc_folder.is_dir() or max(seen - {255}, default=0) == 20
     if not names and is_voc and pair.labels.name.startswith('SegmentationClass'):
-        from mmseg.utils import get_classes
-
-        names = get_classes('voc')
+        names = VOC_CLASSES
     classes, void = label_classes(seen, names, args.void)
-    files: list = ['', '']
-    texts = []
+    files, texts = ['', ''], []
     if val:
         halves = [pair.stems, val[0].stems]
     elif listed := voc_lists(voc_folder):
@@ -498,9 +486,7 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
     images = [pair.images / f'{stem}{pair.img_suffix}' for stem in pair.stems]
     scale = fitted_size(images, 1024, 1024)
     crop = tuple(min(side, 512) for side in reversed(scale))
-    both = (pair, *(val or [pair]))
-    count = len(halves[0])
-    batch = min(4, count)
+    count, batch = len(halves[0]), min(4, len(halves[0]))
     weights = WEIGHTS_V1C if args.method == 'ea' else WEIGHTS
     return dict(
         text=SEGMENTATION,
@@ -563,7 +549,7 @@ def read_coco(file: Path) -> tuple[dict, Path]:
         content = json.loads(file.read_text(encoding='utf-8'))
         for key, fields in COCO_FIELDS.items():
             if not (items := content.get(key)):
-                raise ValueError(f"in COCO's format, it would have {key}")
+                raise ValueError(f"it has no {key}, which COCO's format needs")
             for item in items:
                 if missing := fields - item.keys():
                     raise ValueError(f'one of {key} has no {min(missing)}')
@@ -582,7 +568,6 @@ def read_coco(file: Path) -> tuple[dict, Path]:
 def detection(args: argparse.Namespace) -> dict:
     """Describes a COCO file, or the XML files of a VOC folder."""
     root = args.data
-    val = root.with_name(root.name.replace('train', 'val'))
     if root.is_dir():
         stems = list(voc_lists(root / 'ImageSets/Main').values())
         stems = stems or split(sorted(p.stem for p in root.glob('Annotations/*.xml')))
@@ -591,6 +576,7 @@ def detection(args: argparse.Namespace) -> dict:
         halves = [images[:count], images[count:]]
     else:
         content, folder = read_coco(root)
+        val = root.with_name(root.name.replace('train', 'val'))
         halves = [] if val.is_file() and val != root else split(content['images'])
     annotations, folders = content['annotations'], [folder, folder]
     files, texts = [], []

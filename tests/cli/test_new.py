@@ -10,7 +10,6 @@ from PIL import Image
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
 from mmengine.runner import Runner
-from mmseg.utils import get_classes
 
 from attn_plugins.cli import new
 from attn_plugins.mm.apis.launch import LaunchError, check_data, read_config
@@ -113,7 +112,7 @@ def write(data, out, *options):
     [
         (label_maps, ['sky', 'sea', 'land'], (3, 1)),
         (two_parts, [f'class {index}' for index in range(5)], (4, 4)),
-        (voc, list(get_classes('voc')), (2, 1)),
+        (voc, new.VOC_CLASSES, (2, 1)),
         (voc_boxes, ['nut'], (3, 1)),
         (coco, ['fig'], (3, 1)),
         (coco_parts, ['fig'], (4, 4)),
@@ -212,6 +211,14 @@ def lists(cfg):
     ]
 
 
+def test_data_are_not_overwritten_by_force(tmp_path):
+    file = coco(tmp_path / 'data', file='my_train.json')
+    before = file.read_text()
+    with pytest.raises(LaunchError, match='another name'):
+        write(file, tmp_path / 'data/my.py', '--force')
+    assert file.read_text() == before
+
+
 def test_lists_are_not_overwritten(tmp_path):
     data, mine = class_folders(tmp_path / 'data'), tmp_path / 'my_val.txt'
     mine.write_text('mine')
@@ -305,7 +312,13 @@ def test_lists_of_boxes_are_taken(tmp_path):
     [
         (voc_boxes, 'Annotations/1.xml', 'bndbox', 'polygon', r'no bndbox/xmin'),
         (voc_boxes, 'Annotations/1.xml', '</annotation>', '', 'no element found'),
-        (coco, 'annotations/all.json', '"annotations"', '"notes"', 'have annotations'),
+        (
+            coco,
+            'annotations/all.json',
+            '"annotations"',
+            '"notes"',
+            'has no annotations',
+        ),
         (coco, 'annotations/all.json', '"bbox"', '"box"', 'annotations has no bbox'),
         (coco, 'annotations/all.json', '}]}', '', 'delimiter'),
         (coco, 'annotations/all.json', '"0.jpg"', '"/0.jpg"', 'relative to a folder'),
