@@ -66,7 +66,7 @@ _base_ = '{framework}::{base}.py'
 custom_imports = dict(imports=['attn_plugins'])
 classes = {classes}
 data_root = {root!r}
-data = dict(data_root=data_root, metainfo=dict(classes=classes))
+common = dict(data_root=data_root, metainfo=dict(classes=classes))
 train = dict({train_part})
 val = dict({val_part})
 """
@@ -86,7 +86,7 @@ crop = dict(
 )
 flip, colours = dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')
 train_pipeline = [load, labels, zoom, crop, flip, colours, pack]
-dataset = dict(data, _delete_=True, type='BaseSegDataset', ignore_index=void)
+dataset = dict(common, _delete_=True, type='BaseSegDataset', ignore_index=void)
 train_dataloader = dict(
     batch_size={batch}, dataset=dict(dataset, pipeline=train_pipeline, **train)
 )
@@ -119,10 +119,10 @@ flip, pack = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 train_dataloader = dict(
     batch_size=2,
-    dataset=dict(data, pipeline=[load, labels, resize, flip, pack], **train),
+    dataset=dict(common, pipeline=[load, labels, resize, flip, pack], **train),
 )
 pipeline = [load, resize, labels, dict(pack, meta_keys=meta_keys)]
-val_dataloader = dict(dataset=dict(data, pipeline=pipeline, **val))
+val_dataloader = dict(dataset=dict(common, pipeline=pipeline, **val))
 test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(ann_file={files[1]!r})
 heads = dict(num_classes=len(classes))
@@ -146,7 +146,7 @@ crop = dict(type='RandomResizedCrop', scale=side)
 resize = dict(type='ResizeEdge', scale=side * 8 // 7, edge='short')
 centre = dict(type='CenterCrop', crop_size=side)
 flip = dict(type='RandomFlip', prob=0.5)
-dataset = dict(data, _delete_=True, type='CustomDataset')
+dataset = dict(common, _delete_=True, type='CustomDataset')
 train_dataloader = dict(
     batch_size={batch},
     dataset=dict(dataset, pipeline=[load, crop, flip, pack], **train),
@@ -196,7 +196,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help="start from ImageNet's weights, which are downloaded, not random ones",
     )
-    parser.add_argument('--force', action='store_true', help='overwrite the config')
+    parser.add_argument('--force', action='store_true', help='overwrite config and lists')
     return parser.parse_args(argv)
 
 

@@ -341,8 +341,8 @@ def test_brackets_in_names_are_no_pattern(tmp_path):
 
 
 def test_mim_trains_where_there_is_no_checkout(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write(coco(tmp_path / 'data'), 'my.py')
+    monkeypatch.chdir(voc_boxes(tmp_path / 'data'))
+    write('.', 'my.py')
     assert 'mim train mmdet my.py' in capsys.readouterr().out
 
 
