@@ -196,7 +196,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help="start from ImageNet's weights, which are downloaded, not random ones",
     )
-    parser.add_argument('--force', action='store_true', help='overwrite config and lists')
+    parser.add_argument('--force', action='store_true', help='overwrite what is there')
     return parser.parse_args(argv)
 
 
