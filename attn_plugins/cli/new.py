@@ -7,21 +7,25 @@ python -m attn_plugins new flowers/ --out my_config.py        # a folder for eac
 
 Label maps are 8-bit, single-channel PNG of class indices from 0, in a folder called
 labels, masks, annotations or the like; 255 is void. Names of classes come from
-classes.txt (one a line) or classes.json near them, COCO's categories, or the folders.
-Folders and files named train and val are taken as such. Where there are none, every
-tenth image, drawn at random, is for validation, and lists are written beside the
-config. Your data stay untouched.
+classes.txt or class_names.txt (one a line), labelmap.txt or classes.json near them,
+COCO's categories, or the folders. Folders and files named train, and val or test
+(training, images_val, test2017), are taken as such, and so are VOC's lists. Where there
+are none, every tenth image, drawn at random, is for validation, and lists are written
+beside the config. Your data stay untouched.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
 import json
 import os
 import pprint
 import random
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -37,12 +41,23 @@ TASKS = ('segmentation', 'detection', 'classification')
 WEIGHTS = 'torchvision://resnet50'
 WEIGHTS_V1C = 'open-mmlab://resnet50_v1c'  # mmseg's own ResNet has a deeper stem
 LABEL_FOLDER = re.compile(r'mask|label|annot|seg|class|\bgt', re.I)
+# A word of a path: valid, images_train, val2017 and CamVid's trainannot; no trains.
+PART = re.compile(
+    r'(?<![a-z])(train|val|test)(ing|id|idation)?(?=annot|ima?ge?|label|mask|[^a-z]|$)'
+)
 # Indices in the label maps of PASCAL VOC.
 VOC_CLASSES = [
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat',
     'chair', 'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant',
     'sheep', 'sofa', 'train', 'tvmonitor',
 ]  # fmt: skip
+CLASS_FILES = ('classes.txt', 'class_names.txt', 'labelmap.txt', 'classes.json')
+# What mmdet reads of each item of a COCO file.
+COCO_FIELDS = {
+    'images': {'id', 'file_name', 'width', 'height'},
+    'annotations': {'id', 'image_id', 'category_id', 'bbox', 'area'},
+    'categories': {'id', 'name'},
+}
 
 HEAD = """\
 # {title}, over a stock config of {framework}; from {start}.
@@ -51,6 +66,7 @@ _base_ = '{framework}::{base}.py'
 custom_imports = dict(imports=['attn_plugins'])
 classes = {classes}
 data_root = {root!r}
+common = dict(data_root=data_root, metainfo=dict(classes=classes))
 train = dict({train_part})
 val = dict({val_part})
 """
@@ -64,24 +80,13 @@ val_interval = max_iters // 10
 load, labels = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')
 resize = dict(type='Resize', scale=scale, keep_ratio=True)
 pack = dict(type='PackSegInputs')
-train_pipeline = [
-    load,
-    labels,
-    dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75, ignore_index=void),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    pack,
-]
-dataset = dict(
-    _delete_=True,
-    type='BaseSegDataset',
-    data_root=data_root,
-    img_suffix={img_suffix!r},
-    seg_map_suffix={seg_map_suffix!r},
-    metainfo=dict(classes=classes),
-    ignore_index=void,
+zoom = dict(resize, type='RandomResize', ratio_range=(0.5, 2.0))
+crop = dict(
+    type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75, ignore_index=void
 )
+flip, colours = dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')
+train_pipeline = [load, labels, zoom, crop, flip, colours, pack]
+dataset = dict(common, _delete_=True, type='BaseSegDataset', ignore_index=void)
 train_dataloader = dict(
     batch_size={batch}, dataset=dict(dataset, pipeline=train_pipeline, **train)
 )
@@ -112,13 +117,12 @@ labels = dict(type='LoadAnnotations', with_bbox=True, with_mask={with_mask})
 resize = dict(type='Resize', scale=scale, keep_ratio=True)
 flip, pack = dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(
     batch_size=2,
-    dataset=dict(dataset, pipeline=[load, labels, resize, flip, pack], **train),
+    dataset=dict(common, pipeline=[load, labels, resize, flip, pack], **train),
 )
 pipeline = [load, resize, labels, dict(pack, meta_keys=meta_keys)]
-val_dataloader = dict(dataset=dict(dataset, pipeline=pipeline, **val))
+val_dataloader = dict(dataset=dict(common, pipeline=pipeline, **val))
 test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(ann_file={files[1]!r})
 heads = dict(num_classes=len(classes))
@@ -142,12 +146,7 @@ crop = dict(type='RandomResizedCrop', scale=side)
 resize = dict(type='ResizeEdge', scale=side * 8 // 7, edge='short')
 centre = dict(type='CenterCrop', crop_size=side)
 flip = dict(type='RandomFlip', prob=0.5)
-dataset = dict(
-    _delete_=True,
-    type='CustomDataset',
-    data_root=data_root,
-    metainfo=dict(classes=classes),
-)
+dataset = dict(common, _delete_=True, type='CustomDataset')
 train_dataloader = dict(
     batch_size={batch},
     dataset=dict(dataset, pipeline=[load, crop, flip, pack], **train),
@@ -197,7 +196,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help="start from ImageNet's weights, which are downloaded, not random ones",
     )
-    parser.add_argument('--force', action='store_true', help='overwrite the config')
+    parser.add_argument('--force', action='store_true', help='overwrite what is there')
     return parser.parse_args(argv)
 
 
@@ -205,18 +204,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.out.suffix != '.py':
         raise LaunchError(f'--out must end in .py, got {args.out}')
-    if args.out.exists() and not args.force:
-        raise LaunchError(f'{args.out} is there already: --force overwrites it')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     found = describe(args)
     classes, (train, val) = found['classes'], found['counts']
     lines = pprint.pformat(tuple(classes), width=74, compact=True)
     found['classes'] = lines.replace('\n', '\n          ')
-    found['files'] = [str(file and file.resolve()) for file in found['files']]
+    files, texts = found['files'], found['texts']
+    if texts:
+        suffix = '.json' if found['framework'] == 'mmdet' else '.txt'
+        names = [f'{args.out.stem}_{name}{suffix}' for name in ('train', 'val')]
+        files = [args.out.with_name(name) for name in names]
+    found['files'] = [str(file and file.resolve()) for file in files]
     folders = [p.resolve() for prefix in found['folders'] for p in prefix.values()]
     root = os.path.commonpath(folders)
-    parts = zip(found['files'], found['folders'], strict=True)
-    train_part, val_part = (part(root, file, prefix) for file, prefix in parts)
+    options = found.get('options', [{}, {}])
+    parts = zip(found['files'], found['folders'], options, strict=True)
+    train_part, val_part = (write_part(root, *part) for part in parts)
     text = (HEAD + found['text']).format(
         title=METHODS[args.method],
         start="ImageNet's weights" if args.pretrained else 'random weights',
@@ -228,8 +230,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         backbone=backbone(args, found),
         **found,
     )
-    args.out.write_text(text, encoding='utf-8')
-    read_config(str(args.out))
+    written = {**dict(zip(files, texts, strict=False)), args.out: text}
+    for file in filter(Path.exists, written):
+        if file.samefile(args.data):
+            raise LaunchError(f'{file} holds the data: give --out another name')
+        if not args.force:
+            raise LaunchError(f'{file} is there already: --force overwrites it')
+    with tempfile.TemporaryDirectory() as folder:  # nothing is left of what fails
+        draft = Path(folder, args.out.name)
+        draft.write_text(text, encoding='utf-8')
+        read_config(str(draft))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for file, content in written.items():
+        file.write_text(content, encoding='utf-8')
     shown = ', '.join(classes[:5]) + ', ...' * (len(classes) > 5)
     print(
         f'wrote {args.out}: {train} images to train on, {val} to validate on, '
@@ -237,7 +250,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if not args.pretrained:
         print("it starts from random weights; --pretrained takes ImageNet's")
-    print(f'train it:    python tools/train.py {args.out}')
+    in_checkout = Path('tools/train.py').is_file()
+    tool = 'python tools/train.py' if in_checkout else f'mim train {found["framework"]}'
+    print(f'train it:    {tool} {args.out}')
     print(f'look at it:  python -m attn_plugins report work_dirs/{args.out.stem}')
 
 
@@ -271,15 +286,33 @@ def describe(args: argparse.Namespace) -> dict:
     has_boxes = next((root / 'Annotations').glob('*.xml'), None)
     if has_boxes and task in (None, 'detection'):
         return detection(args)
-    labels = [f for f in images_below(root) if LABEL_FOLDER.search(f.name)]
+    folders = sorted(images_below(root).keys() - {root})
+    labels = next((f for f in folders if LABEL_FOLDER.search(f.name)), None)
     if labels and task is None:
         raise LaunchError(
-            f'{labels[0]}: label maps must be single-channel PNG of class indices, '
+            f'{labels}: label maps must be single-channel PNG of class indices, '
             'named like their images (is it a class? --task classification)'
         )
     if task in (None, 'classification'):
         return classification(args)
     raise LaunchError(f'{root} holds no data for {task}: see --help')
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into one line that names it."""
+    try:
+        yield
+    except (AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise LaunchError(
+            f'{file} cannot be read: {error}; repair it, or leave it out'
+        ) from None
+
+
+def read_lines(file: Path) -> list[str]:
+    with reading(file):
+        lines = file.read_text(encoding='utf-8').splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def images_below(root: Path) -> dict[Path, list[Path]]:
@@ -295,7 +328,7 @@ def fitted_size(images: Sequence[Path], long: int, short: int) -> tuple[int, int
     """Takes the median width and height of 50 images, shrunk to fit in a rectangle."""
     sizes = []
     for path in images[:: max(1, len(images) // 50)]:
-        with Image.open(path) as image:
+        with reading(path), Image.open(path) as image:
             sizes.append(image.size)
     width, height = np.median(sizes, axis=0)
     shrink = min(1, long / max(width, height), short / min(width, height))
@@ -312,38 +345,32 @@ def split(items: Sequence) -> tuple[list, list]:
 
 
 def part_of(path: Path, root: Path) -> str:
-    """Tells from the names of folders which part of the data a path is."""
-    name = path.relative_to(root).as_posix().lower()
-    return next((part for part in ('train', 'val', 'test') if part in name), '')
+    """Tells from the first such word in a path which part of data it is."""
+    found = PART.search(path.relative_to(root).as_posix().lower())
+    return found[1] if found else ''
 
 
-def two_parts(found: dict[str, list], root: Path) -> tuple[list, list]:
+def two_parts(found: dict[str, list]) -> tuple[list, list]:
     """Chooses what to train on, and what to validate on if it is apart."""
-    if len(found) > 1 and 'train' not in found:
-        raise LaunchError(f'{root} has several folders, none of them named train')
-    train = found.get('train') or next(iter(found.values()), [])
-    return train, found.get('val') or found.get('test') or []
+    if 'train' not in found:
+        return [item for items in found.values() for item in items], []
+    return found['train'], found.get('val') or found.get('test') or []
 
 
-def part(root: str, file: str, prefix: dict[str, Path]) -> str:
+def voc_lists(folder: Path) -> dict[Path, list[str]]:
+    """Reads the lists of stems to train and validate on, if there are both."""
+    files = [folder / 'train.txt', folder / 'val.txt']
+    lists = {file: read_lines(file) for file in files if file.is_file()}
+    return lists if len(lists) == 2 and all(lists.values()) else {}
+
+
+def write_part(root: str, file: str, prefix: dict[str, Path], options: dict) -> str:
     """Writes the arguments of a data set that differ between its parts."""
-    folders = ', '.join(
-        f'{key}={os.path.relpath(path.resolve(), root)!r}'
-        for key, path in prefix.items()
-    )
     if file and Path(file).is_relative_to(root):
         file = os.path.relpath(file, root)
-    return f'\n    ann_file={file!r},\n    data_prefix=dict({folders}),\n'
-
-
-def files_beside(config: Path, texts: Sequence[str], suffix: str) -> list[Path]:
-    """Writes lists of what to train and validate on."""
-    files = [
-        config.with_name(f'{config.stem}_{name}{suffix}') for name in ('train', 'val')
-    ]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(text, encoding='utf-8')
-    return files
+    folders = {key: os.path.relpath(p.resolve(), root) for key, p in prefix.items()}
+    options = dict(ann_file=file, data_prefix=folders, **options)
+    return ''.join(f'\n    {key}={value!r},' for key, value in options.items()) + '\n'
 
 
 class Pair(NamedTuple):
@@ -359,17 +386,13 @@ class Pair(NamedTuple):
 def find_pairs(root: Path) -> list[Pair]:
     """Finds folders of images that have single-channel label maps in another one."""
     folders = images_below(root)
-    named = {
-        folder
-        for folder in folders
-        if LABEL_FOLDER.search(folder.relative_to(root).as_posix())
-    }
+    named = {f for f in folders if LABEL_FOLDER.search(str(f.relative_to(root)))}
     pairs: dict[Path, Pair] = {}
     for labels in sorted(named):
         maps = [path for path in folders[labels] if path.suffix == '.png']
         if not maps or labels.name == 'SegmentationObject':
             continue
-        with Image.open(maps[0]) as image:
+        with reading(maps[0]), Image.open(maps[0]) as image:
             if image.mode not in ('1', 'L', 'P'):
                 continue
         names = {path.name for path in maps}
@@ -388,28 +411,39 @@ def find_pairs(root: Path) -> list[Pair]:
 
 
 def class_names(*folders: Path) -> list[str]:
-    """Reads classes.txt or classes.json of the first folder that has one."""
-    for folder in folders:
-        if (path := folder / 'classes.txt').is_file():
-            return list(filter(None, map(str.strip, path.open(encoding='utf-8'))))
-        if (path := folder / 'classes.json').is_file():
-            return list(map(str, json.loads(path.read_text(encoding='utf-8'))))
-    return []
+    """Reads the first file with names of classes that there is."""
+    files = (folder / name for folder in folders for name in CLASS_FILES)
+    file = next(filter(Path.is_file, files), None)
+    if file is None:
+        return []
+    if file.suffix == '.json':
+        with reading(file):
+            return list(map(str, json.loads(file.read_text(encoding='utf-8'))))
+    names = read_lines(file)
+    if file.name == 'labelmap.txt':  # name:colour:parts:actions
+        names = [line.partition(':')[0] for line in names if line[0] != '#']
+    return names
+
+
+def label_values(pairs: Sequence[Pair]) -> set[int]:
+    """Collects the values of all label maps."""
+    seen: set[int] = set()
+    for pair in pairs:
+        for stem in pair.stems:
+            path = pair.labels / f'{stem}{pair.seg_map_suffix}'
+            with reading(path), Image.open(path) as label:
+                seen.update(np.unique(np.asarray(label, np.uint8)).tolist())
+    return seen
 
 
 def label_classes(
-    pairs: Sequence[Pair], names: list[str], void: int | None
+    seen: set[int], names: list[str], void: int | None
 ) -> tuple[list[str], int]:
     """Names the classes of label maps, and finds the index of void.
 
     Raises:
         LaunchError: If the values are not class indices from 0.
     """
-    seen: set[int] = set()
-    for pair in pairs:
-        for stem in pair.stems:
-            with Image.open(pair.labels / f'{stem}{pair.seg_map_suffix}') as label:
-                seen.update(np.unique(np.asarray(label, np.uint8)).tolist())
     if void is None:  # the only index without a name, or 255
         void = len(names) if names and max(seen) == len(names) else 255
     used = seen - {void}
@@ -429,29 +463,30 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
     found: dict[str, list[Pair]] = {}
     for pair in pairs:
         found.setdefault(part_of(pair.images, root), []).append(pair)
-    (pair, *more), val = two_parts(found, root)
-    if more or len(val) > 1:
+    (pair, *more), val = two_parts(found)
+    both = [pair, *(val or [pair])]
+    if more or len(both) > 2:
         raise LaunchError(f'{root} holds several data sets: name the folder of one')
     home = pair.labels.parent
+    seen = label_values([pair, *val])
     names = class_names(pair.labels, home, root)
-    if not names and pair.labels.name.startswith('SegmentationClass'):
+    voc_folder = home / 'ImageSets/Segmentation'
+    is_voc = voc_folder.is_dir() or max(seen - {255}, default=0) == 20
+    if not names and is_voc and pair.labels.name.startswith('SegmentationClass'):
         names = VOC_CLASSES
-    classes, void = label_classes([pair, *val], names, args.void)
-    files: list = [home / f'ImageSets/Segmentation/{n}.txt' for n in ('train', 'val')]
+    classes, void = label_classes(seen, names, args.void)
+    files, texts = ['', ''], []
     if val:
-        files, halves = ['', ''], [pair.stems, val[0].stems]
-    elif all(file.is_file() for file in files):
-        halves = [file.read_text().split() for file in files]
+        halves = [pair.stems, val[0].stems]
+    elif listed := voc_lists(voc_folder):
+        files, halves = list(listed), list(listed.values())
     else:
         halves = split(pair.stems)
-        files = files_beside(
-            args.out, ['\n'.join(stems) + '\n' for stems in halves], '.txt'
-        )
+        texts = ['\n'.join(stems) + '\n' for stems in halves]
     images = [pair.images / f'{stem}{pair.img_suffix}' for stem in pair.stems]
     scale = fitted_size(images, 1024, 1024)
     crop = tuple(min(side, 512) for side in reversed(scale))
-    count = len(halves[0])
-    batch = min(4, count)
+    count, batch = len(halves[0]), min(4, len(halves[0]))
     weights = WEIGHTS_V1C if args.method == 'ea' else WEIGHTS
     return dict(
         text=SEGMENTATION,
@@ -466,75 +501,92 @@ def segmentation(args: argparse.Namespace, pairs: list[Pair]) -> dict:
         batch=batch,
         max_iters=min(40000, max(1000, 50 * count // batch)),
         lr=1e-4 if args.pretrained else 1e-3,
-        img_suffix=pair.img_suffix,
-        seg_map_suffix=pair.seg_map_suffix,
         files=files,
-        folders=[
-            dict(img_path=p.images, seg_map_path=p.labels)
-            for p in (pair, *(val or [pair]))
+        texts=texts,
+        folders=[dict(img_path=p.images, seg_map_path=p.labels) for p in both],
+        options=[
+            dict(img_suffix=p.img_suffix, seg_map_suffix=p.seg_map_suffix) for p in both
         ],
         head=EA_HEAD if args.method == 'ea' else '',
         weights=weights if args.pretrained else None,
     )
 
 
-def voc_boxes(root: Path) -> dict:
-    """Reads the XML files of a VOC folder into COCO's format."""
+def voc_boxes(root: Path, stems: Sequence[str]) -> dict:
+    """Reads XML files of a VOC folder into COCO's format."""
     images: list[dict] = []
     annotations: list[dict] = []
     ids: dict[str, int] = {}
-    for path in sorted((root / 'Annotations').glob('*.xml')):
-        tree = ElementTree.parse(path)
-        sides = {s: int(tree.findtext(f'size/{s}')) for s in ('width', 'height')}
-        images.append(dict(sides, id=len(images), file_name=tree.findtext('filename')))
-        for item in tree.iter('object'):
-            left, top, right, bottom = (
-                float(item.findtext(f'bndbox/{side}'))
-                for side in ('xmin', 'ymin', 'xmax', 'ymax')
-            )
-            box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-            category = ids.setdefault(item.findtext('name'), len(ids) + 1)
-            common = dict(image_id=len(images) - 1, category_id=category, iscrowd=0)
-            area, number = box[2] * box[3], len(annotations) + 1
-            annotations.append(dict(common, id=number, bbox=box, area=area))
+
+    def text(element: ElementTree.Element, name: str) -> str:
+        if not (found := element.findtext(name)):
+            raise ValueError(f'{element.tag} has no {name}')
+        return found
+
+    for number, stem in enumerate(stems):
+        path = root / f'Annotations/{stem}.xml'
+        with reading(path):
+            tree = ElementTree.parse(path).getroot()
+            sides = {s: int(text(tree, f'size/{s}')) for s in ('width', 'height')}
+            images.append(dict(sides, id=number, file_name=text(tree, 'filename')))
+            for item in tree.iter('object'):
+                left, top, right, bottom = (
+                    float(text(item, f'bndbox/{side}'))
+                    for side in ('xmin', 'ymin', 'xmax', 'ymax')
+                )
+                box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+                category = ids.setdefault(text(item, 'name'), len(ids) + 1)
+                common = dict(image_id=number, category_id=category, iscrowd=0)
+                common.update(id=len(annotations) + 1, bbox=box, area=box[2] * box[3])
+                annotations.append(common)
     categories = [dict(id=index, name=name) for name, index in ids.items()]
     return dict(images=images, annotations=annotations, categories=categories)
 
 
 def read_coco(file: Path) -> tuple[dict, Path]:
     """Reads a COCO file, and finds the folder that names of its images start from."""
-    content = json.loads(file.read_text(encoding='utf-8'))
-    if not (isinstance(content, dict) and content.get('images')):
-        raise LaunchError(f"{file} is not in COCO's format: it has no images")
-    name = content['images'][0]['file_name']
+    with reading(file):
+        content = json.loads(file.read_text(encoding='utf-8'))
+        for key, fields in COCO_FIELDS.items():
+            if not (items := content.get(key)):
+                raise ValueError(f"it has no {key}, which COCO's format needs")
+            for item in items:
+                if missing := fields - item.keys():
+                    raise ValueError(f'one of {key} has no {min(missing)}')
+        name = Path(content['images'][0]['file_name'])
+    if name.is_absolute():
+        raise LaunchError(f'{file}: make names of images relative to a folder: {name}')
     for above in list(file.resolve().parents)[:2]:
-        found = list(above.rglob(name))
+        found = list(above.rglob(glob.escape(str(name))))
         if found:  # of several, in the part that the file is of
             of = part_of(file.resolve(), above)
             found.sort(key=lambda path: part_of(path, above) != of)
-            return content, found[0].parents[len(Path(name).parts) - 1]
+            return content, found[0].parents[len(name.parts) - 1]
     raise LaunchError(f'the image {name} of {file} is neither beside it nor near it')
 
 
 def detection(args: argparse.Namespace) -> dict:
     """Describes a COCO file, or the XML files of a VOC folder."""
-    if args.data.is_dir():
-        content, folder = voc_boxes(args.data), (args.data / 'JPEGImages').resolve()
+    root = args.data
+    if root.is_dir():
+        stems = list(voc_lists(root / 'ImageSets/Main').values())
+        stems = stems or split(sorted(p.stem for p in root.glob('Annotations/*.xml')))
+        content, folder = voc_boxes(root, [*stems[0], *stems[1]]), root / 'JPEGImages'
+        images, count = content['images'], len(stems[0])
+        halves = [images[:count], images[count:]]
     else:
-        content, folder = read_coco(args.data)
-    annotations = content['annotations']
-    folders = [folder, folder]
-    val = args.data.with_name(args.data.name.replace('train', 'val'))
-    if val.is_file() and val != args.data:
+        content, folder = read_coco(root)
+        val = root.with_name(root.name.replace('train', 'val'))
+        halves = [] if val.is_file() and val != root else split(content['images'])
+    annotations, folders = content['annotations'], [folder, folder]
+    files, texts = [], []
+    for images in halves:
+        ids = {image['id'] for image in images}
+        kept = [a for a in annotations if a['image_id'] in ids]
+        texts.append(json.dumps(dict(content, images=images, annotations=kept)))
+    if not halves:
         other, folders[1] = read_coco(val)
-        files, halves = [args.data, val], [content['images'], other['images']]
-    else:
-        halves, texts = split(content['images']), []
-        for images in halves:
-            ids = {image['id'] for image in images}
-            kept = [a for a in annotations if a['image_id'] in ids]
-            texts.append(json.dumps(dict(content, images=images, annotations=kept)))
-        files = files_beside(args.out, texts, '.json')
+        files, halves = [root, val], [content['images'], other['images']]
     with_mask = bool(annotations) and all(a.get('segmentation') for a in annotations)
     kind = 'mask' if with_mask else 'faster'
     scale = fitted_size([folder / i['file_name'] for i in content['images']], 1333, 800)
@@ -554,6 +606,7 @@ def detection(args: argparse.Namespace) -> dict:
         epochs=min(100, max(12, 10000 // count)),
         warmup=min(500, 2 * count),
         files=files,
+        texts=texts,
         folders=[dict(img=path) for path in folders],
     )
 
@@ -562,10 +615,10 @@ def classification(args: argparse.Namespace) -> dict:
     """Describes a folder of images for each class."""
     found: dict[str, list[tuple[Path, str]]] = {}
     for folder, images in images_below(args.data).items():
-        above = folder.relative_to(args.data).parent.as_posix()
-        name = above if above in ('train', 'val', 'test') else ''
-        found.setdefault(name, []).extend((path, folder.name) for path in images)
-    train, val = two_parts(found, args.data)
+        if folder != args.data:
+            items = found.setdefault(part_of(folder.parent, args.data), [])
+            items.extend((path, folder.name) for path in images)
+    train, val = two_parts(found)
     classes = sorted({name for _, name in train})
     if len(classes) < 2 or {name for _, name in val} - set(classes):
         raise LaunchError(
@@ -592,6 +645,7 @@ def classification(args: argparse.Namespace) -> dict:
         size=side,
         batch=min(32, len(halves[0])),
         neck=EA_NECK.format(channels=[2048], next=pool) * (args.method == 'ea'),
-        files=files_beside(args.out, texts, '.txt'),
+        files=[],
+        texts=texts,
         folders=[dict(img_path=args.data)] * 2,
     )

@@ -204,6 +204,148 @@ def test_nothing_is_overwritten(tmp_path):
     write(data, out, '--force')
 
 
+def lists(cfg):
+    return [
+        cfg[f'{part}_dataloader'].dataset.ann_file.rpartition('/')[2]
+        for part in ('train', 'val')
+    ]
+
+
+def test_data_are_not_overwritten_by_force(tmp_path):
+    file = coco(tmp_path / 'data', file='my_train.json')
+    before = file.read_text()
+    with pytest.raises(LaunchError, match='another name'):
+        write(file, tmp_path / 'data/my.py', '--force')
+    assert file.read_text() == before
+
+
+def test_lists_are_not_overwritten(tmp_path):
+    data, mine = class_folders(tmp_path / 'data'), tmp_path / 'my_val.txt'
+    mine.write_text('mine')
+    with pytest.raises(LaunchError, match=r'my_val\.txt is there already: --force'):
+        write(data, tmp_path / 'my.py')
+    assert mine.read_text() == 'mine'
+    assert not (tmp_path / 'my.py').exists()
+
+
+def test_nothing_stays_of_a_config_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(new, 'CLASSIFICATION', 'broken = unknown\n')
+    with pytest.raises(LaunchError, match='unknown'):
+        write(class_folders(tmp_path / 'data'), tmp_path / 'my.py')
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+@pytest.mark.parametrize(
+    ('path', 'part'),
+    [
+        ('train2017/0.jpg', 'train'),
+        ('images_train', 'train'),
+        ('valannot', 'val'),
+        ('a/Validation/b', 'val'),
+        ('testing', 'test'),
+        ('latest/contest', ''),
+        ('interval', ''),
+        ('trains', ''),
+        ('value', ''),
+    ],
+)
+def test_parts_are_words(tmp_path, path, part):
+    assert new.part_of(tmp_path / path, tmp_path) == part
+
+
+@pytest.mark.parametrize('name', ['test', 'val'])
+def test_a_lone_part_is_split(tmp_path, name):
+    draw_images(tmp_path / f'data/{name}/images')
+    draw_labels(tmp_path / f'data/{name}/labels', 3)
+    cfg = write(tmp_path / 'data', tmp_path / 'my.py')
+    assert lists(cfg) == ['my_train.txt', 'my_val.txt']
+
+
+def test_parts_may_differ_in_their_suffix(tmp_path):
+    data = two_parts(tmp_path / 'data')
+    for path in (data / 'val').iterdir():
+        path.rename(path.with_suffix('.jpeg'))
+    cfg = write(data, tmp_path / 'my.py')
+    assert cfg.train_dataloader.dataset.img_suffix == '.jpg'
+    assert cfg.val_dataloader.dataset.img_suffix == '.jpeg'
+
+
+def test_stray_images_are_no_class(tmp_path):
+    data = class_folders(tmp_path / 'classes')
+    draw_images(data)
+    assert list(write(data, tmp_path / 'my.py').classes) == ['cat', 'dog']
+
+
+@pytest.mark.parametrize(
+    ('file', 'text', 'last'),
+    [
+        ('readme.txt', '', 'class 3'),
+        ('class_names.txt', 'a\nb\nc\nd\n', 'd'),
+        ('labelmap.txt', '# label:color\na:0,0,0::\nb:1,1,1::\nc:::\nd:::\n', 'd'),
+    ],
+)
+def test_names_of_a_folder_like_pascals(tmp_path, file, text, last):
+    draw_images(tmp_path / 'data/JPEGImages')
+    draw_labels(tmp_path / 'data/SegmentationClass', 4)
+    (tmp_path / f'data/{file}').write_text(text)
+    classes = write(tmp_path / 'data', tmp_path / 'my.py').classes
+    assert len(classes) == 4
+    assert classes[-1] == last
+
+
+def test_lists_of_boxes_are_taken(tmp_path):
+    data = voc_boxes(tmp_path / 'data')
+    (data / 'ImageSets/Main').mkdir(parents=True)
+    (data / 'ImageSets/Main/train.txt').write_text('3\n')
+    (data / 'ImageSets/Main/val.txt').write_text('0\n1\n')
+    write(data, tmp_path / 'my.py')
+    for part, stems in (('train', '3'), ('val', '01')):
+        content = json.loads((tmp_path / f'my_{part}.json').read_text())
+        assert [i['file_name'] for i in content['images']] == [
+            f'{s}.jpg' for s in stems
+        ]
+        assert len(content['annotations']) == len(stems)
+
+
+@pytest.mark.parametrize(
+    ('make', 'file', 'old', 'new_text', 'match'),
+    [
+        (voc_boxes, 'Annotations/1.xml', 'bndbox', 'polygon', r'no bndbox/xmin'),
+        (voc_boxes, 'Annotations/1.xml', '</annotation>', '', 'no element found'),
+        (
+            coco,
+            'annotations/all.json',
+            '"annotations"',
+            '"notes"',
+            'has no annotations',
+        ),
+        (coco, 'annotations/all.json', '"bbox"', '"box"', 'annotations has no bbox'),
+        (coco, 'annotations/all.json', '}]}', '', 'delimiter'),
+        (coco, 'annotations/all.json', '"0.jpg"', '"/0.jpg"', 'relative to a folder'),
+        (class_folders, 'cat/0.jpg', None, None, 'cannot identify image'),
+        (label_maps, 'masks/0_mask.png', None, None, 'cannot identify image'),
+    ],
+)
+def test_broken_files_are_named(tmp_path, make, file, old, new_text, match):
+    data, path = make(tmp_path / 'data'), tmp_path / 'data' / file
+    path.write_text(path.read_text().replace(old, new_text) if old else '')
+    with pytest.raises(LaunchError, match=f'{path.name}.*{match}'):
+        write(data, tmp_path / 'my.py')
+
+
+def test_brackets_in_names_are_no_pattern(tmp_path):
+    file = coco(tmp_path / 'data')
+    (tmp_path / 'data/images/0.jpg').rename(tmp_path / 'data/images/a[0].jpg')
+    file.write_text(file.read_text().replace('"0.jpg"', '"a[0].jpg"'))
+    write(file, tmp_path / 'my.py')
+
+
+def test_mim_trains_where_there_is_no_checkout(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(voc_boxes(tmp_path / 'data'))
+    write('.', 'my.py')
+    assert 'mim train mmdet my.py' in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('make', 'method'),
