@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...registration import missing_modules
 from ...version import __version__
+from ..datasets.settings import type_name
 from .launch import LaunchError
 from .prediction import Predictor
 
@@ -117,9 +118,7 @@ def check_exportable(cfg: Config) -> None:
 
 def _deformable(config: Any, path: str) -> Iterator[str]:
     if isinstance(config, dict):
-        kind = config.get('type')
-        name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-        if re.search(r'^DCN|Deform(able)?Conv', name.rpartition('.')[2]):
+        if re.search(r'^DCN|Deform(able)?Conv', type_name(config)):
             yield path
         for key, value in config.items():
             yield from _deformable(value, f'{path}.{key}')

@@ -53,11 +53,7 @@ RUNNER_SETTINGS = {
     'tta_pipeline',
 }
 
-_CHECKING_HOOKS = (
-    'checkloss_hook.py',
-    'class_num_check_hook.py',
-    'num_class_check_hook.py',
-)
+_CHECKING_HOOKS = ('checkloss_hook.py', 'num_class_check_hook.py')  # of mmdet
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -206,7 +202,6 @@ def one_line_errors() -> Iterator[None]:
             message = message.strip().splitlines()[-1].partition(': ')[2]
         _end(message)
     except AssertionError as error:
-        # mmdet's and mmpretrain's hooks that check losses and classes.
         *_, frame = traceback.extract_tb(error.__traceback__)
         if Path(frame.filename).name not in _CHECKING_HOOKS:
             raise

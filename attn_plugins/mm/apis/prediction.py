@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ...registration import missing_modules
 from ...visualization import captioned, overlay, rendered
 from ..datasets.image_files import check_whole
+from ..datasets.settings import type_name
 from ..engine.checkpoint_fit import fit_weights
 from ..engine.errors import DataError
 from .launch import LaunchError, datasets_of
@@ -389,10 +390,7 @@ def _build(host: str, cfg: Config, device: str | None) -> Any:
 
 
 def _begins_with_a_file(pipeline: Sequence[dict]) -> bool:
-    kinds = [step['type'] for step in pipeline]
-    names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
-    first = next(iter(names), '')
-    return first.rsplit('.', 1)[-1].startswith('Load')
+    return bool(pipeline) and type_name(pipeline[0]).startswith('Load')
 
 
 def _class_count(model: nn.Module) -> int:

@@ -22,13 +22,9 @@ from ..engine.loading import load_from_local
 from ..engine.processes import is_first_process
 from .coco import check_coco
 from .image_files import check_label_map, image_sizes, label_count
-from .settings import SPLITS, datasets_of, metrics_of, type_name
+from .settings import datasets_of, metrics_of, type_name
 
 MOST_FILES = 20_000  # images of a data set looked at before a run: 4 s
-_CLASS_HOOKS = {
-    'mmdet': 'mmdet.NumClassCheckHook',
-    'mmpretrain': 'mmpretrain.ClassNumCheckHook',
-}
 Sample = tuple[str, str | None]  # paths of an image and its label map
 
 
@@ -71,8 +67,9 @@ def add_checks(runner: Runner, *, training: bool) -> None:
         kinds.append(dict(type='mmdet.CheckInvalidLossHook', interval=1))
     elif training:
         kinds.append(dict(type='CheckBatchHook'))
-    if scope in _CLASS_HOOKS and _has_plain_classes(cfg):
-        kinds.append(dict(type=_CLASS_HOOKS[scope]))
+    # Not mmpretrain's ClassNumCheckHook, which refuses losses without `num_classes`.
+    if scope == 'mmdet' and _has_plain_classes(cfg):
+        kinds.append(dict(type='mmdet.NumClassCheckHook'))
     present = {type(hook) for hook in runner.hooks}
     for hook in map(HOOKS.build, kinds):
         if type(hook) not in present:
@@ -80,17 +77,7 @@ def add_checks(runner: Runner, *, training: bool) -> None:
 
 
 def _has_plain_classes(cfg: Config) -> bool:
-    """Whether the frameworks' hooks can compare classes of model and data."""
-    if cfg.default_scope == 'mmpretrain':
-        own = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-        loaders = (cfg.get(f'{split}_dataloader') for split in SPLITS)
-        wrapped = any('dataset' in loader.dataset for loader in loaders if loader)
-        # The hook looks at all that has `num_classes`, which may be a base's in one.
-        classes = (
-            own.get('num_classes'),
-            (cfg.model.get('head') or {}).get('num_classes'),
-        )
-        return bool(classes[0]) and classes[0] == classes[1] and not wrapped
+    """Whether mmdet's hook can compare classes of model and data."""
     # Here classes are words, or things and stuff have heads of their own.
     kinds = map(type_name, datasets_of(cfg, 'train', 'val'))
     return not cfg.model.get('language_model') and 'Panoptic' not in ' '.join(kinds)

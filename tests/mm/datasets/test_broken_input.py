@@ -714,7 +714,7 @@ PREPROCESSED = 'data_preprocessor.num_classes'
 @pytest.mark.parametrize(
     ('name', 'change', 'expected'),
     [
-        ('gsa-r50_cifar100', {}, {'CheckBatchHook', 'ClassNumCheckHook'}),
+        ('gsa-r50_cifar100', {}, {'CheckBatchHook'}),
         ('gsa-r50_cifar100', {PREPROCESSED: None}, {'CheckBatchHook'}),
         ('mask-rcnn_lesa-r50_coco', {'model.language_model': 1}, set()),
     ],
